@@ -1,0 +1,42 @@
+# Every target does its own set-up: nothing has to be installed or activated by hand.
+PYTHON ?= python3
+export PYTHON
+run := .venv/bin/
+
+.PHONY: help setup check test test-fast demo bench format lock clean
+
+help:            ## this list
+	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
+
+setup:           ## .venv from the lock that fits this machine
+	@scripts/setup.sh
+
+demo: setup      ## two servers, one game: what MT-APC is worth on this machine (under 5 minutes)
+	@$(run)elmas bench demo
+
+test: setup      ## all tests, with a real vLLM server (several minutes)
+	@$(run)python -m pytest
+
+test-fast: setup ## the tests that start no server (seconds)
+	@$(run)python -m pytest -m "not server"
+
+bench: setup     ## the speed of this slice against the no-op connector, as ratios (about 15 minutes)
+	@$(run)elmas bench slice --result-dir results/slice
+
+check: setup     ## format, lint, types
+	@$(run)ruff format --check .
+	@$(run)ruff check .
+	@$(run)mypy
+
+format: setup    ## format and mend what can be mended
+	@$(run)ruff format .
+	@$(run)ruff check --fix .
+
+lock:            ## new locks from requirements/*.in (needs uv)
+	uv pip compile --quiet --custom-compile-command "make lock" --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  --override requirements/overrides-cpu.txt requirements/cpu.in -o requirements/cpu.lock
+	uv pip compile --quiet --custom-compile-command "make lock" --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
+	  requirements/gpu.in -o requirements/gpu.lock
+
+clean:           ## remove .venv, models and results
+	rm -rf .venv models results

@@ -1,0 +1,204 @@
+"""A streaming client for any OpenAI-compatible endpoint: one call in, one timed record out.
+
+A failed call is a record too, with `error` set: a client of a hundred agents must not lose the other ninety-nine.
+This file knows no vLLM and no benchmark; `elmas.bench.client` and the agent programs both build on it.
+
+aiohttp rather than httpx because load is often generated on the machine that serves: per streamed chunk it spends a
+fraction of the processor time.
+"""
+
+import json
+import os
+import time
+from collections.abc import Mapping, Sequence
+from dataclasses import dataclass
+from types import TracebackType
+from typing import Any, Self
+
+import aiohttp
+
+from elmas.errors import UserError
+
+_KEEPALIVE_S = 4.0
+"""How long an idle connection is kept. Below the five seconds after which vLLM's HTTP server closes it: a request sent
+on a connection that the server is closing would fail."""
+
+_CONNECT_TIMEOUT_S = 30.0
+
+Message = Mapping[str, str]
+"""One chat message: `role` and `content`."""
+
+
+@dataclass(frozen=True)
+class RequestRecord:
+    """What one request did. Times are seconds of `time.perf_counter`: only their differences mean anything."""
+
+    submitted_s: float
+    ended_s: float
+    """When the stream ended, well or badly."""
+    chunk_times_s: tuple[float, ...] = ()
+    """Arrival of every chunk that carried output, in order: the first gives TTFT, the gaps are the ITL."""
+    prompt_tokens: int = 0
+    completion_tokens: int = 0
+    cached_tokens: int | None = None
+    """Prompt tokens that the server did not compute; None when it does not say (`--enable-prompt-tokens-details`)."""
+    text: str = ""
+    token_ids: tuple[int, ...] | None = None
+    """Output token ids, when the request asked for them through vLLM's `return_token_ids`."""
+    finish_reason: str | None = None
+    error: str | None = None
+    """None for a complete answer, else one line."""
+
+    @property
+    def ttft_s(self) -> float | None:
+        """Seconds from submission to the first output; None when there was none."""
+        return self.chunk_times_s[0] - self.submitted_s if self.chunk_times_s else None
+
+    @property
+    def e2el_s(self) -> float:
+        """Seconds from submission to the end of the stream."""
+        return self.ended_s - self.submitted_s
+
+
+class Endpoint:
+    """One model behind one base URL, with one connection pool; use it as an async context manager.
+
+    `base_url` is what OpenAI clients take; "/v1" is added when it is missing. `timeout_s` bounds one whole request.
+    """
+
+    def __init__(self, base_url: str, model: str, api_key: str = "", timeout_s: float = 600.0) -> None:
+        base_url = base_url.rstrip("/")
+        self.base_url = base_url if base_url.endswith("/v1") else base_url + "/v1"
+        self.model = model
+        self._headers = {"Content-Type": "application/json"}
+        if api_key:
+            self._headers["Authorization"] = f"Bearer {api_key}"
+        self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
+        self._session: aiohttp.ClientSession | None = None
+
+    @classmethod
+    def from_environment(cls, model: str, timeout_s: float = 600.0) -> Self:
+        """Return the endpoint that OPENAI_BASE_URL and OPENAI_API_KEY name; raises UserError without the first."""
+        base_url = os.environ.get("OPENAI_BASE_URL", "")
+        if not base_url:
+            raise UserError("no endpoint: set OPENAI_BASE_URL, for example to http://127.0.0.1:8000/v1")
+        return cls(base_url, model, os.environ.get("OPENAI_API_KEY", ""), timeout_s)
+
+    async def __aenter__(self) -> Self:
+        # No limit on connections: a round sends all its requests at once, and a queue in the client would be
+        # measured as the server's.
+        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
+        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
+        return self
+
+    async def __aexit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        if self._session is not None:
+            await self._session.close()
+            self._session = None
+
+    async def chat(self, messages: Sequence[Message], **options: Any) -> RequestRecord:
+        """Return the streamed answer to a conversation; `options` are further fields of the request body."""
+        return await self.stream("/chat/completions", self.encode(messages=list(messages), **options))
+
+    async def complete(self, prompt: str | Sequence[int], **options: Any) -> RequestRecord:
+        """Return the streamed continuation of a text or of token ids; `options` as for `chat`."""
+        prompt = prompt if isinstance(prompt, str) else list(prompt)
+        return await self.stream("/completions", self.encode(prompt=prompt, **options))
+
+    def encode(self, **fields: Any) -> bytes:
+        """Return the body of a streaming request, so that it can be prepared before the clock runs."""
+        body = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}, **fields}
+        return json.dumps(body, separators=(",", ":")).encode()
+
+    async def stream(self, path: str, body: bytes) -> RequestRecord:
+        """Send an encoded body to `path` below /v1 and return its record; the only exception is cancellation."""
+        if self._session is None:
+            raise RuntimeError("use the endpoint as an async context manager")
+        answer = _Answer()
+        error: str | None = None
+        submitted_s = time.perf_counter()
+        try:
+            async with self._session.post(self.base_url + path, data=body) as response:
+                if response.status == 200:
+                    async for data in response.content.iter_any():
+                        answer.feed(data, time.perf_counter())
+                else:
+                    error = f"HTTP {response.status}: {_one_line(await response.text())}"
+        except TimeoutError:
+            error = f"no complete answer within {time.perf_counter() - submitted_s:.0f} s"
+        except (aiohttp.ClientError, OSError, ValueError) as cause:
+            error = f"{type(cause).__name__}: {_one_line(str(cause))}"
+        except Exception as cause:  # a malformed event of some other server: still one failed request, not a lost run
+            error = f"unexpected answer ({type(cause).__name__}: {_one_line(str(cause))})"
+        return answer.record(submitted_s, time.perf_counter(), error)
+
+
+class _Answer:
+    """Collects server-sent events into a record."""
+
+    def __init__(self) -> None:
+        self._rest = b""
+        self._times_s: list[float] = []
+        self._texts: list[str] = []
+        self._token_ids: list[int] | None = None
+        self._usage: dict[str, Any] = {}
+        self._finish_reason: str | None = None
+        self._error: str | None = None
+        self._done = False
+
+    def feed(self, data: bytes, now_s: float) -> None:
+        """Take the bytes that arrived at `now_s`; raises ValueError for an event that is no JSON."""
+        lines = (self._rest + data).split(b"\n")
+        self._rest = lines.pop()
+        for line in lines:
+            if line.startswith(b"data:"):
+                payload = line[5:].strip()
+                if payload == b"[DONE]":
+                    self._done = True
+                elif payload:
+                    self._event(json.loads(payload), now_s)
+
+    def _event(self, event: dict[str, Any], now_s: float) -> None:
+        if event.get("error"):
+            error = event["error"]
+            self._error = _one_line(str(error.get("message", error) if isinstance(error, dict) else error))
+            return
+        self._usage = event.get("usage") or self._usage
+        for choice in event.get("choices") or ():
+            text = choice.get("text")
+            if text is None:
+                text = (choice.get("delta") or {}).get("content")
+            token_ids = choice.get("token_ids")
+            if token_ids is not None:
+                self._token_ids = (self._token_ids or []) + token_ids
+            if text:
+                self._texts.append(text)
+            # Half of a multi-byte character has token ids and no text yet: it is output all the same.
+            if text or token_ids:
+                self._times_s.append(now_s)
+            self._finish_reason = choice.get("finish_reason") or self._finish_reason
+
+    def record(self, submitted_s: float, ended_s: float, error: str | None) -> RequestRecord:
+        error = error or self._error
+        if error is None and not self._done:
+            error = "the stream broke off"
+        details = self._usage.get("prompt_tokens_details") or {}
+        return RequestRecord(
+            submitted_s=submitted_s,
+            ended_s=ended_s,
+            chunk_times_s=tuple(self._times_s),
+            prompt_tokens=self._usage.get("prompt_tokens") or 0,
+            completion_tokens=self._usage.get("completion_tokens") or 0,
+            cached_tokens=details.get("cached_tokens"),
+            text="".join(self._texts),
+            token_ids=None if self._token_ids is None else tuple(self._token_ids),
+            finish_reason=self._finish_reason,
+            error=error,
+        )
+
+
+def _one_line(text: str, limit: int = 200) -> str:
+    """Return `text` as one line of at most `limit` characters."""
+    return " ".join(text.split())[:limit]

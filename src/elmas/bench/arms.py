@@ -1,0 +1,140 @@
+"""The servers that a benchmark compares: same model, same sizes, same arguments, only the arm differs."""
+
+import json
+import socket
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+from elmas.bench.counters import PromptTokens, read_counters
+from elmas.errors import UserError
+from elmas.serve.checks import check_start
+from elmas.serve.command import ServerCommand, build_command
+from elmas.serve.configurations import configuration
+from elmas.serve.machine import Machine, select_device
+from elmas.serve.options import ServeOptions
+from elmas.serve.process import ServerProcess
+from elmas.settings import CacheSettings
+
+BLOCK_SIZE = 32
+"""Tokens per KV block: the smallest that vLLM's CPU attention takes, and the same on every machine."""
+
+MODEL_NAME = "bench"
+"""The name under which every arm serves the model."""
+
+
+@dataclass(frozen=True)
+class ServerShape:
+    """What all arms of a comparison have in common."""
+
+    model: Path
+    n_device_blocks: int
+    """KV blocks on the device. One of them is never used by vLLM."""
+    max_model_len: int
+    """Tokens of the longest request, its answer included."""
+    host_memory: str
+    """Size of the host tier, for the arms that have one."""
+    max_running: int
+    """Requests that run at once. More of them than the device cache holds would be preempted again and again."""
+    port: int | None = None
+    """None: any free port."""
+    vllm_arguments: tuple[str, ...] = ()
+
+    @property
+    def device_tokens(self) -> int:
+        """Tokens that the device cache holds."""
+        return (self.n_device_blocks - 1) * BLOCK_SIZE
+
+    def check(self) -> None:
+        """Raise UserError when one request alone would not fit the device cache."""
+        if self.device_tokens < self.max_model_len:
+            n_needed = -(-self.max_model_len // BLOCK_SIZE) + 1
+            raise UserError(
+                f"{self.n_device_blocks} device blocks of {BLOCK_SIZE} tokens hold less than one request of "
+                f"{self.max_model_len} tokens: pass --num-gpu-blocks {n_needed} or more"
+            )
+
+
+def ensure_tiny_model(directory: Path) -> None:
+    """Write the tiny model unless it is there already, complete; raises UserError when the directory is not free."""
+    from elmas.models.presets import find_preset
+    from elmas.models.writer import write_model
+
+    write_model(find_preset("tiny"), directory)
+
+
+def free_port() -> int:
+    """Return a port of this machine that nobody listens on just now."""
+    with socket.socket() as probe:
+        probe.bind(("127.0.0.1", 0))
+        return int(probe.getsockname()[1])
+
+
+def arm_command(arm: str, shape: ServerShape) -> ServerCommand:
+    """Return the command of one arm; raises UserError for an unknown arm or a shape that cannot work."""
+    shape.check()
+    arguments = [
+        *("--served-model-name", MODEL_NAME),
+        *("--block-size", str(BLOCK_SIZE)),
+        *("--num-gpu-blocks-override", str(shape.n_device_blocks)),
+        *("--max-model-len", str(shape.max_model_len)),
+        *("--max-num-seqs", str(shape.max_running)),
+        "--enable-prompt-tokens-details",
+        "--disable-uvicorn-access-log",
+    ]
+    machine = Machine.detect()
+    device_memory_bytes = None
+    if select_device("auto", machine.build) == "cpu":
+        # Compiling the model takes minutes on a small machine and does not change what is compared here.
+        arguments.append("--enforce-eager")
+        # Without a stated size, vLLM wants nearly all memory of the machine to be free, whatever the number of blocks.
+        device_memory_bytes = shape.n_device_blocks * BLOCK_SIZE * _kv_bytes_per_token(shape.model)
+    base = ServeOptions(
+        model=str(shape.model),
+        port=shape.port or free_port(),
+        cache=CacheSettings.parse({"host_memory": shape.host_memory}),
+        device_memory_bytes=device_memory_bytes,
+        dev_mode=True,
+        vllm_arguments=(*arguments, *shape.vllm_arguments),
+    )
+    options = configuration(arm).apply(base)
+    check_start(options, machine)
+    return build_command(options, machine)
+
+
+@contextmanager
+def running_server(
+    command: ServerCommand, log_path: Path, on_wait: Callable[[float], None] | None = None
+) -> Iterator[tuple[ServerProcess, float]]:
+    """Run a server for the length of the block; gives it and the seconds until it was ready.
+
+    Raises UserError when it does not start. `on_wait` is told the seconds so far.
+    """
+    with ServerProcess(command, log_path) as server:
+        yield server, server.wait_ready(on_progress=on_wait)
+
+
+def prompt_token_counters(server: ServerProcess) -> PromptTokens:
+    """Return the server's counters as they stand."""
+    return read_counters(server.metrics())
+
+
+def write_json(path: Path, content: dict[str, Any]) -> None:
+    """Write results so that an interrupted run leaves no half file."""
+    path.parent.mkdir(parents=True, exist_ok=True)
+    scratch = path.with_suffix(".partial")
+    scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
+    scratch.replace(path)
+
+
+def _kv_bytes_per_token(model: Path) -> int:
+    """Return the bytes of KV that a token of the model takes in float32, which is what CPU servers here compute in."""
+    try:
+        config = json.loads((model / "config.json").read_text(encoding="utf-8"))
+        n_heads = config["num_attention_heads"]
+        head_dim = config.get("head_dim") or config["hidden_size"] // n_heads
+        return int(config["num_hidden_layers"] * 2 * config.get("num_key_value_heads", n_heads) * head_dim * 4)
+    except (OSError, ValueError, KeyError):
+        raise UserError(f"{model} holds no config.json of a model: write one with elmas model") from None

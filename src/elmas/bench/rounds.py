@@ -1,0 +1,198 @@
+"""The closed-loop round workload: many agents, a growing history each, one barrier per round.
+
+All agents share a system prompt; each has a persona and a history. In every round all of them send history plus a new
+observation at once and generate exactly `answer_tokens` tokens; the next round starts when the last answer is complete.
+
+The history takes *seeded* tokens of the answer's length in the place of the model's own answer. Two logits that nearly
+tie can flip one token between two servers; with real answers every later prompt of that agent would differ, and the
+servers would no longer do the same work. So every server gets byte-identical requests. The price: what the model
+generated is not reused, and a round computes `answer_tokens + observation_tokens` new tokens per agent even when
+everything else is cached.
+
+Nothing here knows what server is at the other end.
+"""
+
+import hashlib
+import struct
+from collections.abc import Callable, Iterator, Sequence
+from dataclasses import dataclass
+from typing import Literal
+
+import numpy as np
+
+from elmas.agents.endpoint import Endpoint, RequestRecord
+from elmas.bench.client import Progress, encode_completion, send_all
+
+_SYSTEM, _PERSONA, _OBSERVATION, _ANSWER, _UNIQUE, _ORDER = range(6)
+"""What a stream of random tokens is for; part of its seed, so that no two parts of a workload repeat each other."""
+
+
+@dataclass(frozen=True)
+class RoundsWorkload:
+    """Shape and seed of a workload: two equal values send the same bytes in the same order."""
+
+    name: str
+    n_agents: int
+    n_rounds: int
+    system_tokens: int
+    persona_tokens: int
+    observation_tokens: int
+    answer_tokens: int
+    first_token_id: int = 300
+    last_token_id: int = 2047
+    """Prompt tokens are drawn from these two and what is between: no special tokens, and known to every tokenizer."""
+    seed: int = 0
+    order: Literal["fixed", "shuffled"] = "fixed"
+    """Whether agents send in the same order every round or in a new seeded one."""
+    reuse: bool = True
+    """False: prompts of the same lengths, of which no two share a beginning."""
+
+    def prompt_tokens(self, round_index: int) -> int:
+        """Return the prompt length of every agent in a round."""
+        grown = round_index * (self.observation_tokens + self.answer_tokens)
+        return self.system_tokens + self.persona_tokens + grown + self.observation_tokens
+
+    @property
+    def longest_request_tokens(self) -> int:
+        """Tokens of the longest request with its answer: the least `--max-model-len`."""
+        return self.prompt_tokens(self.n_rounds - 1) + self.answer_tokens
+
+    @property
+    def working_set_tokens(self) -> int:
+        """Tokens whose KV would serve the last round entirely: the system prompt once, the rest per agent."""
+        own = self.prompt_tokens(self.n_rounds - 1) - self.system_tokens
+        return self.system_tokens + self.n_agents * own
+
+    @property
+    def total_prompt_tokens(self) -> int:
+        """Tokens of all prompts of all rounds."""
+        return self.n_agents * sum(self.prompt_tokens(index) for index in range(self.n_rounds))
+
+    def prompt(self, agent: int, round_index: int) -> list[int]:
+        """Return the token ids that `agent` sends in a round."""
+        if not self.reuse:
+            return self._tokens(self.prompt_tokens(round_index), _UNIQUE, agent, round_index)
+        ids = self._tokens(self.system_tokens, _SYSTEM)
+        ids += self._tokens(self.persona_tokens, _PERSONA, agent)
+        for past in range(round_index):
+            ids += self._tokens(self.observation_tokens, _OBSERVATION, agent, past)
+            ids += self._tokens(self.answer_tokens, _ANSWER, agent, past)
+        return ids + self._tokens(self.observation_tokens, _OBSERVATION, agent, round_index)
+
+    def sending_order(self, round_index: int) -> list[int]:
+        """Return the agents in the order in which they send."""
+        if self.order == "fixed":
+            return list(range(self.n_agents))
+        return [int(agent) for agent in self._random(_ORDER, round_index).permutation(self.n_agents)]
+
+    def _random(self, *purpose: int) -> np.random.Generator:
+        return np.random.default_rng([self.seed, *purpose])
+
+    def _tokens(self, n_tokens: int, *purpose: int) -> list[int]:
+        drawn = self._random(*purpose).integers(self.first_token_id, self.last_token_id + 1, n_tokens)
+        return [int(token) for token in drawn]
+
+
+@dataclass(frozen=True)
+class RoundsResult:
+    """The records of a run, per round in agent order."""
+
+    workload: RoundsWorkload
+    rounds: tuple[tuple[RequestRecord, ...], ...]
+
+    @property
+    def records(self) -> list[RequestRecord]:
+        """All records, round by round."""
+        return [record for records in self.rounds for record in records]
+
+    @property
+    def seconds_per_round(self) -> list[float]:
+        """Seconds of each round, from its first submission to its last end."""
+        return [max(r.ended_s for r in records) - min(r.submitted_s for r in records) for records in self.rounds]
+
+    @property
+    def outputs(self) -> list[list[list[int]]]:
+        """Output token ids by round and agent; a failed request has whatever arrived."""
+        return [[list(record.token_ids or ()) for record in records] for records in self.rounds]
+
+
+async def play_rounds(
+    endpoint: Endpoint,
+    workload: RoundsWorkload,
+    on_round: Callable[[int], None] | None = None,
+    on_request: Progress | None = None,
+) -> RoundsResult:
+    """Play the workload against the endpoint. `on_round` gets the index of the round that starts.
+
+    A failed request is a record with its error; its agent goes on with the next round like the others.
+    """
+    # All bodies are made before the clock runs: otherwise the client's own work would be part of every round.
+    schedule = list(_encoded_rounds(endpoint, workload))
+    rounds = []
+    for index, (agents, bodies) in enumerate(schedule):
+        if on_round is not None:
+            on_round(index)
+        sent = await send_all(endpoint, bodies, on_request)
+        rounds.append(tuple(record for _, record in sorted(zip(agents, sent, strict=True), key=lambda pair: pair[0])))
+    return RoundsResult(workload, tuple(rounds))
+
+
+def _encoded_rounds(endpoint: Endpoint, workload: RoundsWorkload) -> Iterator[tuple[list[int], list[bytes]]]:
+    """Yield agents and request bodies of every round, in sending order."""
+    for index in range(workload.n_rounds):
+        agents = workload.sending_order(index)
+        prompts = (workload.prompt(agent, index) for agent in agents)
+        yield agents, [encode_completion(endpoint, prompt, workload.answer_tokens) for prompt in prompts]
+
+
+Outputs = Sequence[Sequence[Sequence[int]]]
+"""Output token ids by round, agent and position."""
+
+
+def digest(outputs: Outputs) -> str:
+    """Return the SHA-256 of all output token ids with their lengths: equal digests mean equal answers everywhere."""
+    sha = hashlib.sha256()
+    for answers in outputs:
+        sha.update(struct.pack("<i", len(answers)))
+        for ids in answers:
+            sha.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
+    return sha.hexdigest()
+
+
+@dataclass(frozen=True)
+class FirstDifference:
+    """Where two runs of one workload part; a token is None where that answer was already over."""
+
+    round_index: int
+    agent: int
+    position: int
+    left: int | None
+    right: int | None
+    n_answers: int
+    """How many answers differ in all."""
+
+    def __str__(self) -> str:
+        where = f"round {self.round_index + 1}, agent {self.agent}, output token {self.position}"
+        return f"{self.n_answers} answers differ, first {where}: {self.left} and {self.right}"
+
+
+def first_difference(left: Outputs, right: Outputs) -> FirstDifference | None:
+    """Return where two runs first differ, None when nowhere; raises ValueError for runs of different shape."""
+    first: tuple[int, int, int, int | None, int | None] | None = None
+    n_answers = 0
+    for round_index, (left_answers, right_answers) in enumerate(zip(left, right, strict=True)):
+        for agent, (mine, yours) in enumerate(zip(left_answers, right_answers, strict=True)):
+            if list(mine) == list(yours):
+                continue
+            n_answers += 1
+            if first is None:
+                same = next((i for i, (a, b) in enumerate(zip(mine, yours, strict=False)) if a != b), None)
+                at = min(len(mine), len(yours)) if same is None else same
+                first = (
+                    round_index,
+                    agent,
+                    at,
+                    mine[at] if at < len(mine) else None,
+                    yours[at] if at < len(yours) else None,
+                )
+    return None if first is None else FirstDifference(*first, n_answers)

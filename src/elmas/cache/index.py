@@ -1,0 +1,187 @@
+"""Which block is in which row of a tier: residency, reservations for writing, pins, eviction.
+
+A row is free, being written, or resident. Only resident rows can be found; a row being written becomes findable with
+`commit`, so a reader never sees half a block. A pinned row is never evicted; every pin has an owner and a deadline.
+"""
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass
+from itertools import repeat
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elmas.cache.retention import RetentionPolicy
+from elmas.cache.rows import NO_ROW, BlockHash, Rows, as_rows, no_rows
+
+
+@dataclass(frozen=True)
+class Pin:
+    """Rows that one owner is reading. After `deadline_s` the pin is reported as overdue; it still holds."""
+
+    rows: Rows
+    deadline_s: float
+
+
+@dataclass(frozen=True)
+class Occupancy:
+    """How the rows of a tier are used; free + writing + resident is the capacity."""
+
+    n_free: int
+    n_writing: int
+    n_resident: int
+    n_pinned: int
+
+
+class TierIndex:
+    """The index of one tier of `n_rows` rows.
+
+    Costs: `lookup`, `pin`, `unpin` and `use` run at C speed per block; `reserve` and `commit` cost about a microsecond
+    per block. Not thread-safe: one thread owns an index.
+    """
+
+    def __init__(self, n_rows: int, policy: RetentionPolicy) -> None:
+        if n_rows < 1:
+            raise ValueError(f"a tier needs at least one row, not {n_rows}")
+        self.n_rows = n_rows
+        self.n_evicted = 0
+        self._policy = policy
+        self._resident: dict[BlockHash, int] = {}
+        self._writing: dict[BlockHash, int] = {}
+        self._hash_of: list[BlockHash | None] = [None] * n_rows
+        self._free: list[int] = list(range(n_rows - 1, -1, -1))
+        self._n_pins: NDArray[np.int32] = np.zeros(n_rows, dtype=np.int32)
+        self._pins: dict[str, Pin] = {}
+
+    # Reading
+
+    def lookup(self, hashes: Sequence[BlockHash]) -> Rows:
+        """Return the row of each block, NO_ROW where it is not resident. Changes nothing."""
+        found = map(self._resident.get, hashes, repeat(NO_ROW))
+        return np.fromiter(found, dtype=np.int64, count=len(hashes))
+
+    def is_held(self, block: BlockHash) -> bool:
+        """Return whether the block is resident or being written."""
+        return block in self._resident or block in self._writing
+
+    def use(self, rows: Rows, now_s: float) -> None:
+        """Tell the policy that a request reads these resident rows (or has them on the device)."""
+        self._policy.use(rows, now_s)
+
+    def pin(self, owner: str, rows: Rows, deadline_s: float) -> None:
+        """Keep resident rows from eviction until `unpin(owner)`. One pin per owner at a time: KeyError otherwise."""
+        if owner in self._pins:
+            raise KeyError(f"{owner} holds a pin already")
+        self._pins[owner] = Pin(rows, deadline_s)
+        self._n_pins[rows] += 1
+
+    def unpin(self, owner: str) -> bool:
+        """Drop the owner's pin; returns whether there was one."""
+        pin = self._pins.pop(owner, None)
+        if pin is None:
+            return False
+        self._n_pins[pin.rows] -= 1
+        return True
+
+    def overdue(self, now_s: float) -> list[str]:
+        """Return the owners whose pins are past their deadline."""
+        return [owner for owner, pin in self._pins.items() if pin.deadline_s < now_s]
+
+    # Writing
+
+    def reserve(self, blocks: Sequence[BlockHash], prefix: Sequence[BlockHash]) -> Rows:
+        """Reserve rows to write `blocks` to, evicting what the policy values least; returns one row for each of the
+        first blocks that could be placed. None of the blocks may be held already (ValueError).
+
+        What is resident of `prefix`, the blocks before these, is not evicted for them: without it they could not be
+        reached.
+        """
+        n_missing = len(blocks) - len(self._free)
+        if n_missing > 0:
+            found = self.lookup(prefix)
+            keep = found[found >= 0]
+            self._n_pins[keep] += 1
+            self._evict(self._policy.victims(n_missing, self._n_pins))
+            self._n_pins[keep] -= 1
+        rows: list[int] = []
+        for block in blocks:
+            if not self._free:
+                break
+            if self.is_held(block):
+                raise ValueError("the block is held already: look it up before reserving")
+            row = self._free.pop()
+            self._writing[block] = row
+            self._hash_of[row] = block
+            rows.append(row)
+        return as_rows(rows)
+
+    def commit(self, rows: Rows, now_s: float) -> None:
+        """Make written rows findable."""
+        for row in rows.tolist():
+            block = self._hash_of[row]
+            if block is None or self._writing.pop(block, NO_ROW) != row:
+                raise ValueError(f"row {row} is not being written")
+            self._resident[block] = row
+        self._policy.insert(rows, now_s)
+
+    def abort(self, rows: Rows) -> None:
+        """Give up writing: the rows are free again."""
+        for row in rows.tolist():
+            block = self._hash_of[row]
+            if block is None or self._writing.pop(block, NO_ROW) != row:
+                raise ValueError(f"row {row} is not being written")
+            self._release(row)
+
+    def clear(self) -> bool:
+        """Drop every resident block that is not pinned; returns whether nothing is held any more."""
+        rows = as_rows(list(self._resident.values()))
+        unpinned = rows[self._n_pins[rows] == 0]
+        self._policy.remove(unpinned)
+        self._drop(unpinned.tolist())
+        return not self._resident and not self._writing
+
+    # Accounting
+
+    def occupancy(self) -> Occupancy:
+        """Return how the rows are used."""
+        n_pinned = int(np.count_nonzero(self._n_pins)) if self._pins else 0
+        return Occupancy(len(self._free), len(self._writing), len(self._resident), n_pinned)
+
+    def check_integrity(self) -> None:
+        """Raise AssertionError with the figures if the books do not balance. For tests and idle time: O(rows)."""
+        now = self.occupancy()
+        total = now.n_free + now.n_writing + now.n_resident
+        assert total == self.n_rows, f"free + writing + resident = {now} is {total}, not {self.n_rows}"
+        for block, row in (*self._resident.items(), *self._writing.items()):
+            assert self._hash_of[row] == block, f"row {row} is booked for another block"
+        assert all(self._hash_of[row] is None for row in self._free), "a free row still has a block"
+        pins = np.zeros_like(self._n_pins)
+        for pin in self._pins.values():
+            pins[pin.rows] += 1
+        assert np.array_equal(pins, self._n_pins), "pin counts do not match the pins"
+        resident = np.zeros(self.n_rows, dtype=bool)
+        resident[list(self._resident.values())] = True
+        assert resident[np.flatnonzero(pins)].all(), "a pinned row is not resident"
+
+    def _evict(self, rows: Rows) -> None:
+        self.n_evicted += rows.size
+        self._drop(rows.tolist())
+
+    def _drop(self, rows: Iterable[int]) -> None:
+        for row in rows:
+            block = self._hash_of[row]
+            assert block is not None
+            del self._resident[block]
+            self._release(row)
+
+    def _release(self, row: int) -> None:
+        self._hash_of[row] = None
+        self._free.append(row)
+
+
+def resident_run(rows: Rows, first: int) -> Rows:
+    """Return the unbroken run of resident rows of a lookup that starts at position `first`."""
+    if first >= rows.size or rows[first] < 0:
+        return no_rows()
+    missing = np.flatnonzero(rows[first:] < 0)
+    return rows[first : first + missing[0]] if missing.size else rows[first:]

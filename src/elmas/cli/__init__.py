@@ -1,0 +1,33 @@
+"""The command line: one module per command, each thin, with the work in the rooms it calls.
+
+Modules import their room inside the command, so that `elmas --help` does not load PyTorch or matplotlib.
+"""
+
+import sys
+
+import typer
+
+from elmas.cli.bench import bench
+from elmas.cli.model import model
+from elmas.cli.serve import serve
+from elmas.errors import UserError
+
+app = typer.Typer(
+    name="elmas",
+    help="A multi-tier, prefix-aware KV cache for vLLM.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+)
+app.command(name="serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
+app.command(name="model", no_args_is_help=True)(model)
+app.add_typer(bench, name="bench")
+
+
+def main() -> None:
+    """Run the command line; a UserError becomes one line on stderr and exit code 2."""
+    try:
+        app()
+    except UserError as error:
+        print(f"elmas: error: {error}", file=sys.stderr)
+        sys.exit(2)

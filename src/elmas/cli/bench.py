@@ -1,0 +1,153 @@
+"""`elmas bench`: benchmarks that start their own servers, and the guessing game against any endpoint."""
+
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated
+
+import typer
+
+if TYPE_CHECKING:
+    from rich.console import Console
+
+bench = typer.Typer(help="Measure what the cache is worth.", no_args_is_help=True)
+
+_TINY = Path("models/tiny")
+_RESULTS = Path("results")
+
+
+@bench.command(name="slice", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def slice_(
+    context: typer.Context,
+    arms: Annotated[str, typer.Option(help="servers to compare, the control first")] = "noop,mt-apc",
+    trials: Annotated[int, typer.Option(help="fresh servers per arm")] = 2,
+    agents: Annotated[
+        int | None, typer.Option(help="agents; default: a working set of three device caches", show_default=False)
+    ] = None,
+    rounds: Annotated[int, typer.Option(help="rounds of the workload with reuse")] = 5,
+    num_gpu_blocks: Annotated[int, typer.Option(help="KV blocks of 32 tokens on the device")] = 512,
+    host_memory: Annotated[str, typer.Option(help="size of the host tier")] = "2GiB",
+    scale: Annotated[float, typer.Option(help="multiplies device blocks and agents")] = 1.0,
+    seed: Annotated[int, typer.Option(help="seed of all prompts")] = 0,
+    model: Annotated[Path, typer.Option(help="model directory; models/tiny is written when it is missing")] = _TINY,
+    result_dir: Annotated[Path, typer.Option(help="where results and server logs go")] = _RESULTS,
+) -> None:
+    """Compare arms on two workloads: returning prefixes larger than the device cache, and no reuse at all.
+
+    Arguments that elmas does not know go to vLLM.
+    """
+    from elmas.bench.arms import ensure_tiny_model, write_json
+    from elmas.bench.progress import RunProgress
+    from elmas.bench.slice import plan_slice, run_slice
+    from elmas.bench.tables import slice_table, slice_title
+
+    names = [name.strip() for name in arms.split(",") if name.strip()]
+    plan = plan_slice(
+        model,
+        arms=names,
+        n_agents=agents,
+        n_rounds=rounds,
+        n_device_blocks=num_gpu_blocks,
+        host_memory=host_memory,
+        n_trials=trials,
+        scale=scale,
+        seed=seed,
+        vllm_arguments=context.args,
+    )
+    console = _console()
+    if model == _TINY:
+        ensure_tiny_model(model)
+    with RunProgress(console) as progress:
+        result = run_slice(plan, result_dir, progress)
+    write_json(result_dir / "slice.json", result.to_json())
+    for workload in plan.workloads:
+        console.print(slice_title(result, workload), soft_wrap=True)
+        console.print(slice_table(result, workload.name))
+        for arm in names[1:]:
+            for trial, text in enumerate(result.differences(workload.name, arm)):
+                if text:
+                    print(f"{workload.name}, trial {trial + 1}: answers of {names[0]} and {arm}: {text}")
+    print(f"written: {result_dir / 'slice.json'}")
+    if result.violations:
+        for text in result.violations:
+            typer.echo(f"not sound: {text}", err=True)
+        raise typer.Exit(1)
+
+
+@bench.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def demo(
+    context: typer.Context,
+    agents: Annotated[int, typer.Option(help="participants of the game")] = 40,
+    rounds: Annotated[int, typer.Option(help="rounds of the game")] = 7,
+    num_gpu_blocks: Annotated[int, typer.Option(help="KV blocks of 32 tokens on the device")] = 512,
+    host_memory: Annotated[str, typer.Option(help="size of the host tier")] = "2GiB",
+    seed: Annotated[int, typer.Option(help="seed of the personas")] = 0,
+    port: Annotated[
+        int | None, typer.Option(help="port of the servers; default: a free one", show_default=False)
+    ] = None,
+    model: Annotated[Path, typer.Option(help="model directory; models/tiny is written when it is missing")] = _TINY,
+    result_dir: Annotated[Path, typer.Option(help="where results, the plot and server logs go")] = _RESULTS,
+) -> None:
+    """Play the guessing game with vLLM's own prefix caching, then with MT-APC, and show what the difference is.
+
+    Arguments that elmas does not know go to vLLM.
+    """
+    from elmas.agents.guessing_game import GameSettings
+    from elmas.bench.arms import ensure_tiny_model, write_json
+    from elmas.bench.demo import demo_shape, run_demo
+    from elmas.bench.demo_report import demo_table, write_plot
+    from elmas.bench.progress import RunProgress
+
+    settings = GameSettings(agents, rounds, seed=seed)
+    shape = demo_shape(model, num_gpu_blocks, host_memory, port, tuple(context.args))
+    console = _console()
+    if model == _TINY:
+        ensure_tiny_model(model)
+    with RunProgress(console) as progress:
+        result = run_demo(shape, settings, result_dir, progress)
+    write_json(result_dir / "demo.json", result.to_json())
+    write_plot(result, result_dir / "demo.png")
+    console.print(demo_table(result))
+    print(f"MT-APC finished the same game {result.ratio:.2f} times as fast; {result.verdict}")
+    print(f"written: {result_dir / 'demo.json'}, {result_dir / 'demo.png'}")
+
+
+@bench.command()
+def game(
+    model: Annotated[str, typer.Option(help="name of the model at the endpoint")],
+    agents: Annotated[int, typer.Option(help="participants")] = 40,
+    rounds: Annotated[int, typer.Option(help="rounds")] = 7,
+    seed: Annotated[int, typer.Option(help="seed of the personas")] = 0,
+    structured: Annotated[bool, typer.Option(help="make vLLM enforce legal answers")] = True,
+    dump_file: Annotated[Path | None, typer.Option(help="write the whole game to this JSON file")] = None,
+) -> None:
+    """Play the guessing game against the endpoint in OPENAI_BASE_URL (with OPENAI_API_KEY, if it wants one)."""
+    import asyncio
+
+    from elmas.agents.endpoint import Endpoint
+    from elmas.agents.guessing_game import GameSettings, play_at
+    from elmas.bench.arms import write_json
+    from elmas.bench.demo_report import game_table
+    from elmas.bench.progress import RunProgress
+
+    settings = GameSettings(agents, rounds, seed=seed)
+    endpoint = Endpoint.from_environment(model)
+    console = _console()
+    with RunProgress(console) as progress:
+
+        def on_round(index: int) -> None:
+            progress.stage(f"round {index + 1} of {rounds}", agents)
+
+        result = asyncio.run(play_at(endpoint, settings, structured, on_round, progress.advance))
+    console.print(game_table(result))
+    if dump_file is not None:
+        write_json(dump_file, result.to_json())
+    if result.failures:
+        typer.echo(f"{len(result.failures)} answers never came, the last one: {result.failures[-1][2]}", err=True)
+        raise typer.Exit(1)
+
+
+def _console() -> "Console":
+    from rich.console import Console
+
+    # A log has no width of its own: tables must not be cut to 80 columns there.
+    console = Console()
+    return console if console.is_terminal else Console(width=120)

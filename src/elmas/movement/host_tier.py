@@ -1,0 +1,165 @@
+"""What a server does with its host tier over a request's life: offer, load, store, confirm.
+
+The caller tells it what happens to requests (vLLM's scheduler through the adapter, or the simulator) and carries out
+the transfers it returns. The order for one request:
+
+    offer      the resident run after the device's own hit is pinned, and may be loaded
+    accept     device blocks were allocated for it: the load is ordered   (or end_offers: they were not, unpin)
+    loaded     all ranks have copied it: unpin
+    store      blocks were completed: those not held yet are ordered to be copied to host memory
+    stored     all ranks have copied them: they can be found from now on
+"""
+
+from collections import Counter
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+from elmas.cache.index import TierIndex, resident_run
+from elmas.cache.rows import BlockHash, Rows
+from elmas.movement.transfers import Transfer, TransferLedger
+
+LOAD_DEADLINE_S = 30.0
+"""A load that takes longer is reported: at 1 GB/s this is 30 GB."""
+
+
+@dataclass(frozen=True)
+class Offer:
+    """The blocks of a request that may be loaded, from block `first` on, and the rows of its whole prefix."""
+
+    first: int
+    run: Rows
+    prefix: Rows
+
+
+@dataclass(frozen=True)
+class Acceptance:
+    """The outcome of `accept`: how many of the request's first blocks are resident, and the load, if any."""
+
+    n_resident: int
+    load: Transfer | None
+
+
+@dataclass(frozen=True)
+class StoreOrder:
+    """The outcome of `store`: how far the request's blocks were considered, and what is to be copied, if anything."""
+
+    n_considered: int
+    transfer: Transfer | None
+
+
+class HostTier:
+    """Decisions about one host tier. One thread owns it.
+
+    `max_store_blocks` bounds the device blocks that wait for their copy, since the device cannot reuse them before.
+    `counts` holds monotonic event counts by name.
+    """
+
+    def __init__(self, index: TierIndex, n_ranks: int, max_store_blocks: int) -> None:
+        self.index = index
+        self.counts: Counter[str] = Counter()
+        self._max_store_blocks = max_store_blocks
+        self._offers: dict[str, Offer] = {}
+        self._loads: set[str] = set()
+        self._stores = TransferLedger(n_ranks)
+        self._n_loads_ordered = 0
+
+    @property
+    def n_loading(self) -> int:
+        """Requests whose load is on its way."""
+        return len(self._loads)
+
+    @property
+    def n_storing(self) -> int:
+        """Store transfers on their way."""
+        return len(self._stores)
+
+    def is_loading(self, request: str) -> bool:
+        """Return whether the request's load is on its way."""
+        return request in self._loads
+
+    def offer(self, request: str, hashes: Sequence[BlockHash], first: int, now_s: float) -> int:
+        """Return how many blocks from position `first` on can be loaded, and pin them until the offer ends.
+
+        `hashes` are the blocks of the request that may be loaded at all; those before `first` are on the device.
+        """
+        self._withdraw(request)
+        found = self.index.lookup(hashes)
+        run = resident_run(found, first)
+        self._offers[request] = Offer(first, run, found)
+        if run.size:
+            self.index.pin(request, run, now_s + LOAD_DEADLINE_S)
+        return int(run.size)
+
+    def accept(self, request: str, n_blocks: int, device_blocks: Sequence[int], now_s: float) -> Acceptance:
+        """The request will run: order the load of the first `n_blocks` offered blocks (0: it runs without a load).
+
+        `device_blocks` are all blocks allocated for the request, by position. The whole resident prefix counts as used,
+        also where the device has it too: otherwise the head of a busy prefix would grow old in the tier.
+        """
+        offer = self._offers.pop(request, None)
+        if offer is None:
+            return Acceptance(0, None)
+        self.index.use(offer.prefix[offer.prefix >= 0], now_s)
+        n_resident = int(resident_run(offer.prefix, 0).size)
+        if n_blocks == 0:
+            self.index.unpin(request)
+            return Acceptance(n_resident, None)
+        rows = offer.run[:n_blocks]
+        self._loads.add(request)
+        self.counts["load_blocks"] += n_blocks
+        self._n_loads_ordered += 1
+        targets = device_blocks[offer.first : offer.first + n_blocks]
+        return Acceptance(n_resident, Transfer(self._n_loads_ordered, request, rows, targets))
+
+    def end_offers(self) -> None:
+        """Withdraw the offers that were not accepted in this scheduling step."""
+        for request in list(self._offers):
+            self._withdraw(request)
+
+    def loaded(self, request: str) -> bool:
+        """All ranks have copied the request's load; returns whether there was one."""
+        if request not in self._loads:
+            return False
+        self._loads.remove(request)
+        self.index.unpin(request)
+        return True
+
+    def store(
+        self, request: str, hashes: Sequence[BlockHash], first: int, last: int, device_blocks: Sequence[int]
+    ) -> StoreOrder:
+        """Order copies of the completed blocks `first .. last - 1`, held in `device_blocks`, that are not held yet.
+
+        Considers fewer when too many copies are on their way; the caller comes back with the rest. What finds no row is
+        dropped together with everything after it, which could not be reached without it.
+        """
+        allowance = self._max_store_blocks - self._stores.n_blocks_in_flight
+        wanted: list[int] = []
+        end = first
+        while end < last and len(wanted) < allowance:
+            if not self.index.is_held(hashes[end]):
+                wanted.append(end)
+            end += 1
+        if not wanted:
+            return StoreOrder(end - first, None)
+        rows = self.index.reserve([hashes[i] for i in wanted], hashes[: wanted[0]])
+        self.counts["store_blocks"] += int(rows.size)
+        n_dropped = len(wanted) - int(rows.size)
+        if n_dropped:
+            self.counts["store_blocks_dropped"] += n_dropped
+            end = last
+        if rows.size == 0:
+            return StoreOrder(end - first, None)
+        sources = [device_blocks[i - first] for i in wanted[: rows.size]]
+        return StoreOrder(end - first, self._stores.open(request, rows, sources))
+
+    def stored(self, number: int, n_ranks: int, now_s: float) -> Transfer | None:
+        """`n_ranks` more ranks have copied a store; returns it when that were all, and its blocks can now be found."""
+        transfer = self._stores.confirm(number, n_ranks)
+        if transfer is not None:
+            self.index.commit(transfer.rows, now_s)
+        return transfer
+
+    def _withdraw(self, request: str) -> None:
+        offer = self._offers.pop(request, None)
+        if offer is not None and offer.run.size:
+            self.index.unpin(request)

@@ -1,0 +1,1 @@
+"""Where bytes live: the mapped host region. Knows no vLLM."""

@@ -1,0 +1,87 @@
+"""The host tier's memory: one region of equal rows, shared by the scheduler and the worker processes.
+
+The region is an anonymous file in memory (memfd). It never has a name in a file system, so nothing is left behind
+however the processes die, and the size of /dev/shm does not limit it. A process that needs it opens it through the
+creator's /proc entry.
+"""
+
+import mmap
+import os
+from dataclasses import dataclass
+
+import numpy as np
+from numpy.typing import NDArray
+
+ROW_ALIGNMENT_BYTES = 4096
+"""Rows start on page boundaries, so that a row can also be read from and written to disk directly."""
+
+
+@dataclass(frozen=True)
+class RegionHandle:
+    """What another process of the same user and host needs to attach: plain numbers, safe to send."""
+
+    pid: int
+    fd: int
+    n_rows: int
+    row_bytes: int
+
+
+class HostRegion:
+    """`n_rows` rows of `row_bytes` bytes of shared memory; pages are backed when they are first written."""
+
+    def __init__(self, fd: int, n_rows: int, row_bytes: int) -> None:
+        self.n_rows = n_rows
+        self.row_bytes = row_bytes
+        self._fd = fd
+        self._map = mmap.mmap(fd, n_rows * row_bytes, flags=mmap.MAP_SHARED)
+        self.rows: NDArray[np.uint8] = np.frombuffer(self._map, dtype=np.uint8).reshape(n_rows, row_bytes)
+
+    @classmethod
+    def create(cls, n_rows: int, row_bytes: int) -> "HostRegion":
+        """Make a new region. Raises ValueError for a size that is not whole pages, OSError when there is no memory."""
+        if n_rows < 1 or row_bytes < 1 or row_bytes % ROW_ALIGNMENT_BYTES:
+            raise ValueError(f"{n_rows} rows of {row_bytes} bytes: rows must be multiples of {ROW_ALIGNMENT_BYTES}")
+        fd = os.memfd_create("elmas-host-tier", os.MFD_CLOEXEC)
+        try:
+            os.ftruncate(fd, n_rows * row_bytes)
+            return cls(fd, n_rows, row_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @classmethod
+    def attach(cls, handle: RegionHandle) -> "HostRegion":
+        """Map the region of another process. Raises OSError when it is gone, ValueError when it has another size."""
+        fd = os.open(f"/proc/{handle.pid}/fd/{handle.fd}", os.O_RDWR | os.O_CLOEXEC)
+        try:
+            n_bytes = os.fstat(fd).st_size
+            if n_bytes != handle.n_rows * handle.row_bytes:
+                raise ValueError(f"the region has {n_bytes} bytes, not {handle.n_rows} rows of {handle.row_bytes}")
+            return cls(fd, handle.n_rows, handle.row_bytes)
+        except BaseException:
+            os.close(fd)
+            raise
+
+    @property
+    def handle(self) -> RegionHandle:
+        """What another process needs to attach while this one lives."""
+        return RegionHandle(os.getpid(), self._fd, self.n_rows, self.row_bytes)
+
+    @property
+    def address(self) -> int:
+        """Where the region starts in this process."""
+        return int(self.rows.ctypes.data)
+
+    def close(self) -> None:
+        """Close the file; the memory goes with the last process that maps it."""
+        os.close(self._fd)
+
+
+def rows_in(capacity_bytes: int, row_bytes: int) -> int:
+    """Return how many rows of `row_bytes` fit `capacity_bytes`."""
+    return capacity_bytes // row_bytes
+
+
+def align_row(n_bytes: int) -> int:
+    """Return `n_bytes` rounded up to whole pages."""
+    return -(-n_bytes // ROW_ALIGNMENT_BYTES) * ROW_ALIGNMENT_BYTES

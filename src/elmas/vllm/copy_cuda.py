@@ -1,0 +1,126 @@
+"""Copies by the GPU's copy engines, on two low-priority streams, one for each direction.
+
+The host region is registered with CUDA, so copies are asynchronous and need no staging. All copies of a step and
+direction go out in one batched driver call; their completion is an event that is polled, never waited for.
+"""
+
+import time
+from collections import deque
+from collections.abc import Sequence
+from dataclasses import dataclass
+
+import numpy as np
+import torch
+from vllm import _custom_ops as ops
+
+from elmas.errors import UserError
+from elmas.movement.transfers import Transfer
+from elmas.tiers.host import HostRegion
+from elmas.vllm.copy_engine import Finished
+from elmas.vllm.geometry import Geometry
+
+_REGISTER_BYTES = 16 << 30
+"""The driver refuses to register very large pieces (the ceiling seen is 512 GiB per call)."""
+
+_POLL_S = 0.0002
+
+
+@dataclass
+class _Batch:
+    done: torch.cuda.Event
+    loads: list[str]
+    stores: list[int]
+
+
+class StreamCopyEngine:
+    """See CopyEngine."""
+
+    starts_early = False
+
+    def __init__(self, device: torch.device, geometry: Geometry, region: HostRegion, shard_offset: int) -> None:
+        self._device = device
+        self._region = region
+        self._n_bytes = np.array([segment.n_bytes for segment in geometry.segments], dtype=np.int64)
+        self._device_start = np.array([segment.address for segment in geometry.segments], dtype=np.int64)
+        self._device_stride = np.array([segment.stride_bytes for segment in geometry.segments], dtype=np.int64)
+        self._host_start = region.address + shard_offset + np.cumsum(self._n_bytes) - self._n_bytes
+        self._registered = _register(region)
+        # The lowest priority: a copy must never delay the model's kernels.
+        self._load_stream = torch.cuda.Stream(device, priority=0)
+        self._store_stream = torch.cuda.Stream(device, priority=0)
+        self._under_way: deque[_Batch] = deque()
+
+    def submit(self, loads: Sequence[Transfer], stores: Sequence[Transfer]) -> None:
+        """Launch one batch per direction, after all work launched so far on the current stream."""
+        if loads:
+            self._launch(self._load_stream, loads, to_device=True)
+        if stores:
+            self._launch(self._store_stream, stores, to_device=False)
+
+    def poll(self) -> Finished:
+        """Return the batches whose event has passed."""
+        finished = Finished()
+        waiting: deque[_Batch] = deque()
+        for batch in self._under_way:
+            if batch.done.query():
+                finished.loads.update(batch.loads)
+                finished.stores.extend(batch.stores)
+            else:
+                waiting.append(batch)
+        self._under_way = waiting
+        return finished
+
+    def wait_for_any(self, timeout_s: float) -> None:
+        """Sleep in short turns until an event has passed."""
+        end_s = time.monotonic() + timeout_s
+        while self._under_way and time.monotonic() < end_s:
+            if any(batch.done.query() for batch in self._under_way):
+                return
+            time.sleep(_POLL_S)
+
+    def wait_for_all(self) -> None:
+        """Synchronise with both streams."""
+        self._load_stream.synchronize()
+        self._store_stream.synchronize()
+
+    def close(self) -> None:
+        """Wait for the copies and give the registration back."""
+        self.wait_for_all()
+        for address in self._registered:
+            torch.cuda.cudart().cudaHostUnregister(address)
+
+    def _launch(self, stream: torch.cuda.Stream, transfers: Sequence[Transfer], to_device: bool) -> None:
+        rows = np.concatenate([transfer.rows for transfer in transfers])
+        blocks = np.concatenate([np.asarray(transfer.device_blocks, dtype=np.int64) for transfer in transfers])
+        host = (rows[:, None] * self._region.row_bytes + self._host_start).ravel()
+        device = (blocks[:, None] * self._device_stride + self._device_start).ravel()
+        sizes = np.tile(self._n_bytes, rows.size)
+        source, target = (host, device) if to_device else (device, host)
+        stream.wait_stream(torch.cuda.current_stream(self._device))
+        with torch.cuda.stream(stream):
+            ops.swap_blocks_batch(
+                torch.from_numpy(source),
+                torch.from_numpy(target),
+                torch.from_numpy(sizes),
+                # Host rows are not written while they are read; device blocks may just have been.
+                is_src_access_order_any=to_device,
+            )
+            done = torch.cuda.Event()
+            done.record(stream)
+        loads = [transfer.owner for transfer in transfers] if to_device else []
+        stores = [] if to_device else [transfer.number for transfer in transfers]
+        self._under_way.append(_Batch(done, loads, stores))
+
+
+def _register(region: HostRegion) -> list[int]:
+    """Register the region in pieces that end on row boundaries; returns their addresses."""
+    rows_per_piece = max(1, _REGISTER_BYTES // region.row_bytes)
+    addresses = []
+    for first in range(0, region.n_rows, rows_per_piece):
+        n_bytes = min(rows_per_piece, region.n_rows - first) * region.row_bytes
+        address = region.address + first * region.row_bytes
+        status = torch.cuda.cudart().cudaHostRegister(address, n_bytes, 0)
+        if int(status) != 0:
+            raise UserError(f"CUDA could not pin {n_bytes} bytes of host memory ({status}): lower --host-memory")
+        addresses.append(address)
+    return addresses

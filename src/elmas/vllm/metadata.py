@@ -1,0 +1,50 @@
+"""What the two halves of the connector send each other."""
+
+from dataclasses import dataclass, field
+
+from vllm.distributed.kv_transfer.kv_connector.v1.base import (
+    KVConnectorHandshakeMetadata,
+    KVConnectorMetadata,
+    KVConnectorWorkerMetadata,
+)
+
+from elmas.movement.transfers import Transfer
+from elmas.tiers.host import RegionHandle
+
+
+@dataclass
+class StepOrders(KVConnectorMetadata):
+    """Scheduler to worker, once per step: the copies to start. `is_idle` means the step runs no model."""
+
+    loads: list[Transfer] = field(default_factory=list)
+    stores: list[Transfer] = field(default_factory=list)
+    is_idle: bool = False
+
+
+@dataclass
+class Confirmations(KVConnectorWorkerMetadata):
+    """Worker to scheduler: copies that have ended, each with how many ranks have ended it.
+
+    `stores` by transfer number. `loads` by request, only where copies are synchronous: vLLM itself tracks the
+    asynchronous ones.
+    """
+
+    stores: dict[int, int]
+    loads: dict[str, int]
+
+    def aggregate(self, other: KVConnectorWorkerMetadata) -> "Confirmations":
+        """Return the confirmations of both."""
+        assert isinstance(other, Confirmations)
+        for number, n_ranks in other.stores.items():
+            self.stores[number] = self.stores.get(number, 0) + n_ranks
+        for request, n_ranks in other.loads.items():
+            self.loads[request] = self.loads.get(request, 0) + n_ranks
+        return self
+
+
+@dataclass
+class Handshake(KVConnectorHandshakeMetadata):
+    """Worker to scheduler, once at start: where the host region is and how it is cut."""
+
+    region: RegionHandle
+    shard_bytes: int

@@ -1,0 +1,99 @@
+"""Counters and gauges of the cache, exported by vLLM's /metrics under `elmas:`."""
+
+from dataclasses import dataclass
+from typing import Any
+
+from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorPromMetrics, KVConnectorStats
+
+from elmas.movement.host_tier import HostTier
+
+_COUNTERS = {
+    "load_blocks": "Blocks ordered from host memory to the device",
+    "store_blocks": "Blocks ordered from the device to host memory",
+    "store_blocks_dropped": "Blocks not stored because no row could be freed for them",
+    "evicted_blocks": "Blocks evicted from host memory",
+    "overdue_loads": "Loads seen past their deadline, once per second each",
+    "errors": "Internal errors; after the first one the cache is off",
+}
+_GAUGES = {
+    "host_blocks_capacity": "Rows of the host tier",
+    "host_blocks_resident": "Blocks that can be loaded",
+    "host_blocks_pinned": "Blocks offered to requests or being loaded",
+}
+
+
+@dataclass
+class CacheStats(KVConnectorStats):
+    """One interval: `counters` are increments, `gauges` the newest values. Plain data, sent between processes."""
+
+    def __post_init__(self) -> None:
+        if not self.data:
+            self.reset()
+
+    def reset(self) -> None:
+        """Empty the interval."""
+        self.data: dict[str, Any] = {"counters": {}, "gauges": {}}
+
+    def aggregate(self, other: KVConnectorStats) -> KVConnectorStats:
+        """Add another interval to this one."""
+        counters = self.data["counters"]
+        for name, value in other.data["counters"].items():
+            counters[name] = counters.get(name, 0) + value
+        self.data["gauges"].update(other.data["gauges"])
+        return self
+
+    def reduce(self) -> dict[str, int | float]:
+        """Return the interval as vLLM's log line prints it."""
+        return {**self.data["counters"], **self.data["gauges"]}
+
+    def is_empty(self) -> bool:
+        """Whether nothing happened."""
+        return not self.data["counters"]
+
+
+class StatsSource:
+    """Turns the tier's monotonic counts into intervals."""
+
+    def __init__(self) -> None:
+        self._seen: dict[str, int] = {}
+
+    def changes(self, tier: HostTier) -> CacheStats | None:
+        """Return what happened in the tier since the last call, None if nothing did."""
+        counts = {**tier.counts, "evicted_blocks": tier.index.n_evicted}
+        increments = {name: n - self._seen.get(name, 0) for name, n in counts.items() if n != self._seen.get(name, 0)}
+        if not increments:
+            return None
+        self._seen = counts
+        now = tier.index.occupancy()
+        gauges = {
+            "host_blocks_capacity": tier.index.n_rows,
+            "host_blocks_resident": now.n_resident,
+            "host_blocks_pinned": now.n_pinned,
+        }
+        return CacheStats(data={"counters": increments, "gauges": gauges})
+
+
+class PrometheusMetrics(KVConnectorPromMetrics):
+    """Registers the metrics and fills them from CacheStats data."""
+
+    def __init__(
+        self,
+        vllm_config: Any,
+        metric_types: Any,
+        labelnames: list[str],
+        per_engine_labelvalues: dict[int, list[object]],
+    ) -> None:
+        super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
+        self._counters = {name: self._make(self._counter_cls, name, text) for name, text in _COUNTERS.items()}
+        self._gauges = {name: self._make(self._gauge_cls, name, text) for name, text in _GAUGES.items()}
+
+    def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
+        """Record one interval of an engine."""
+        for name, value in transfer_stats_data["counters"].items():
+            self._counters[name][engine_idx].inc(value)
+        for name, value in transfer_stats_data["gauges"].items():
+            self._gauges[name][engine_idx].set(value)
+
+    def _make(self, metric_class: Any, name: str, text: str) -> dict[int, Any]:
+        metric = metric_class(name=f"elmas:{name}", documentation=text, labelnames=self._labelnames)
+        return {engine: metric.labels(*values) for engine, values in self.per_engine_labelvalues.items()}

@@ -1,0 +1,142 @@
+"""The worker half: owns this rank's view of the host region and carries out the copies the scheduler orders."""
+
+from typing import Any
+
+import torch
+from vllm.distributed.parallel_state import get_tp_group
+from vllm.logger import init_logger
+
+from elmas.errors import UserError
+from elmas.settings import CacheSettings
+from elmas.tiers.host import HostRegion, align_row, rows_in
+from elmas.units import format_bytes
+from elmas.vllm.copy_engine import CopyEngine, Finished, make_copy_engine
+from elmas.vllm.geometry import Geometry, geometry_of
+from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
+
+logger = init_logger(__name__)
+
+IDLE_WAIT_S = 0.005
+"""How long a step without a model run waits for a load: longer than a load takes, shorter than anyone notices."""
+
+
+class WorkerHalf:
+    """One per worker process. Its methods are called in the order of vLLM's step, by one thread."""
+
+    def __init__(self, vllm_config: Any, n_blocks: int, settings: CacheSettings) -> None:
+        self._settings = settings
+        self._n_blocks = n_blocks
+        self._n_ranks: int = vllm_config.parallel_config.tensor_parallel_size
+        self._engine: CopyEngine | None = None
+        self._handshake: Handshake | None = None
+        self._region: HostRegion | None = None
+        self._finished = Finished()
+        self._orders = StepOrders()
+
+    def register(self, kv_caches: dict[str, torch.Tensor]) -> None:
+        """Learn where the blocks lie, map the host region and start the copy engine.
+
+        Raises UserError when the layout cannot be copied or the memory does not suffice.
+        """
+        geometry = geometry_of(kv_caches, self._n_blocks)
+        device = next(iter(kv_caches.values())).device
+        rank = get_tp_group().rank_in_group if self._n_ranks > 1 else 0
+        region = self._map_region(geometry, rank)
+        self._engine = make_copy_engine(device, geometry, region, rank * geometry.block_bytes)
+        self._region = region
+        self._handshake = Handshake(region.handle, geometry.block_bytes)
+        if rank == 0:
+            logger.info(
+                "elmas: host tier of %s: %d blocks of %s in rows of %s, %d segments per block",
+                format_bytes(region.n_rows * region.row_bytes),
+                region.n_rows,
+                format_bytes(geometry.block_bytes),
+                format_bytes(region.row_bytes),
+                len(geometry.segments),
+            )
+
+    def handshake(self) -> Handshake | None:
+        """Return what the scheduler half needs to know of the region."""
+        return self._handshake
+
+    def begin_step(self, orders: StepOrders) -> None:
+        """Take the step's orders, before the model runs."""
+        self._orders = orders
+        engine = self._running_engine()
+        if engine.starts_early:
+            engine.submit(orders.loads, orders.stores)
+
+    def start_loads(self) -> None:
+        """vLLM's moment for loads. With synchronous copies it comes before the model runs, and waits."""
+        engine = self._running_engine()
+        if not engine.starts_early:
+            engine.submit(self._orders.loads, ())
+        if not self._settings.async_copies and self._orders.loads:
+            engine.wait_for_all()
+
+    def start_stores(self) -> None:
+        """vLLM's moment for stores, after the model was launched."""
+        engine = self._running_engine()
+        if not engine.starts_early:
+            engine.submit((), self._orders.stores)
+        if not self._settings.async_copies and self._orders.stores:
+            engine.wait_for_all()
+
+    def finished_loads(self) -> set[str]:
+        """Return the requests whose asynchronous load has ended since the last call."""
+        engine = self._running_engine()
+        if self._orders.is_idle:
+            # Nothing runs: wait for the copies here instead of spinning through empty steps.
+            engine.wait_for_any(IDLE_WAIT_S)
+        finished = engine.poll()
+        self._finished.stores += finished.stores
+        if self._settings.async_copies:
+            return finished.loads
+        # The requests run already: vLLM does not wait for these.
+        self._finished.loads |= finished.loads
+        return set()
+
+    def confirmations(self) -> Confirmations | None:
+        """Return the other copies that have ended since the last call."""
+        finished, self._finished = self._finished, Finished()
+        if not finished.stores and not finished.loads:
+            return None
+        return Confirmations(dict.fromkeys(finished.stores, 1), dict.fromkeys(finished.loads, 1))
+
+    def shutdown(self) -> None:
+        """Finish the copies under way; the region goes with the process."""
+        if self._engine is not None:
+            self._engine.close()
+            self._engine = None
+
+    def _running_engine(self) -> CopyEngine:
+        assert self._engine is not None, "vLLM registers the KV caches before the first step"
+        return self._engine
+
+    def _map_region(self, geometry: Geometry, rank: int) -> HostRegion:
+        row_bytes = align_row(geometry.block_bytes * self._n_ranks)
+        if self._n_ranks == 1:
+            return self._create_region(row_bytes)
+        # Rank 0 makes the region. An error is sent along, or the other ranks would wait for it for ever.
+        outcome: Any = None
+        region: HostRegion | None = None
+        if rank == 0:
+            try:
+                region = self._create_region(row_bytes)
+                outcome = region.handle
+            except (UserError, OSError) as error:
+                outcome = error
+        outcome = get_tp_group().broadcast_object(outcome, src=0)
+        if isinstance(outcome, Exception):
+            raise outcome
+        return region or HostRegion.attach(outcome)
+
+    def _create_region(self, row_bytes: int) -> HostRegion:
+        capacity_bytes = self._settings.host_memory_bytes()
+        n_rows = rows_in(capacity_bytes, row_bytes)
+        if n_rows < 1:
+            raise UserError(
+                f"host memory of {format_bytes(capacity_bytes)} holds no block of {format_bytes(row_bytes)}: "
+                f"raise --host-memory to at least {format_bytes(row_bytes)}"
+            )
+        return HostRegion.create(n_rows, row_bytes)

@@ -1,0 +1,102 @@
+"""The rule that turns `--enable-*` flags into an arm, and the named configurations built with it."""
+
+import contextlib
+import itertools
+from dataclasses import replace
+
+import pytest
+
+from elmas.errors import UserError
+from elmas.serve.configurations import CONFIGURATIONS, configuration
+from elmas.serve.options import Arm, Connector, Flags, ServeOptions, resolve_arm
+
+NONE = Flags()
+PREFIX = Flags(prefix_caching=True)
+TIERED = Flags(multi_tier=True)
+COMPLETE = Arm(Connector.MT_APC, async_copies=True, reorder=True)
+
+
+@pytest.mark.parametrize(
+    ("flags", "connector", "no_prefix_caching", "arm"),
+    [
+        (NONE, None, False, COMPLETE),
+        (NONE, Connector.MT_APC, False, COMPLETE),
+        (NONE, Connector.NOOP, False, Arm(Connector.NOOP)),
+        (NONE, Connector.NONE, False, Arm(Connector.NONE)),
+        (NONE, None, True, Arm(Connector.NONE, prefix_caching=False)),
+        (NONE, Connector.NONE, True, Arm(Connector.NONE, prefix_caching=False)),
+        (PREFIX, None, False, Arm(Connector.NONE)),
+        (PREFIX, Connector.NOOP, False, Arm(Connector.NOOP)),
+        (TIERED, None, False, Arm(Connector.MT_APC)),
+        (replace(TIERED, prefix_caching=True), Connector.MT_APC, False, Arm(Connector.MT_APC)),
+        (replace(TIERED, async_swapping=True), None, False, Arm(Connector.MT_APC, async_copies=True)),
+        (replace(TIERED, prefix_aware_scheduling=True), None, False, Arm(Connector.MT_APC, reorder=True)),
+        (replace(TIERED, async_prefetching=True), None, False, Arm(Connector.MT_APC)),
+        (Flags(True, True, True, True, True), None, False, COMPLETE),
+    ],
+)
+def test_flags_select_exactly_what_they_name(
+    flags: Flags, connector: Connector | None, no_prefix_caching: bool, arm: Arm
+) -> None:
+    assert resolve_arm(flags, connector, no_prefix_caching) == arm
+
+
+@pytest.mark.parametrize(
+    ("flags", "connector", "no_prefix_caching", "message"),
+    [
+        (Flags(async_swapping=True), None, False, "add that flag"),
+        (Flags(prefix_aware_scheduling=True), None, False, "--enable-prefix-aware-scheduling needs"),
+        (Flags(prefix_caching=True, async_prefetching=True), None, False, "--enable-multi-tier-prefix-caching"),
+        (PREFIX, Connector.MT_APC, False, "add --enable-multi-tier-prefix-caching"),
+        (TIERED, Connector.NOOP, False, "contradicts"),
+        (TIERED, Connector.NONE, False, "contradicts"),
+        (TIERED, None, True, "--no-enable-prefix-caching"),
+        (PREFIX, None, True, "--no-enable-prefix-caching"),
+        (NONE, Connector.MT_APC, True, "--no-enable-prefix-caching"),
+    ],
+)
+def test_contradicting_flags_are_refused(
+    flags: Flags, connector: Connector | None, no_prefix_caching: bool, message: str
+) -> None:
+    with pytest.raises(UserError, match=message):
+        resolve_arm(flags, connector, no_prefix_caching)
+
+
+def test_every_combination_is_a_sound_arm_or_refused() -> None:
+    for given in itertools.product([False, True], repeat=5):
+        for connector, off in itertools.product([None, *Connector], [False, True]):
+            with contextlib.suppress(UserError):
+                arm = resolve_arm(Flags(*given), connector, off)
+                assert arm.prefix_caching or arm.connector is not Connector.MT_APC
+                assert arm.connector is Connector.MT_APC or not (arm.async_copies or arm.reorder)
+
+
+@pytest.mark.parametrize(
+    ("name", "connector", "prefix_caching", "async_copies", "reorder"),
+    [
+        ("no-apc", Connector.NONE, False, False, False),
+        ("apc", Connector.NONE, True, False, False),
+        ("noop", Connector.NOOP, True, False, False),
+        ("mt-apc", Connector.MT_APC, True, True, True),
+        ("mt-apc-only-mt", Connector.MT_APC, True, False, False),
+        ("mt-apc-only-async", Connector.MT_APC, True, True, False),
+        ("mt-apc-only-sched", Connector.MT_APC, True, False, True),
+        ("mt-apc-no-prefetch", Connector.MT_APC, True, True, True),
+        ("mt-apc-no-sched", Connector.MT_APC, True, True, False),
+    ],
+)
+def test_configurations_are_those_of_the_original(
+    name: str, connector: Connector, prefix_caching: bool, async_copies: bool, reorder: bool
+) -> None:
+    base = ServeOptions(model="m", port=9000, vllm_arguments=("--seed", "1"))
+    options = configuration(name).apply(base)
+    assert (options.connector, options.prefix_caching) == (connector, prefix_caching)
+    assert (options.cache.async_copies, options.cache.reorder) == (async_copies, reorder)
+    assert (options.model, options.port, options.vllm_arguments) == ("m", 9000, ("--seed", "1"))
+
+
+def test_unknown_configuration_names_the_known_ones() -> None:
+    with pytest.raises(UserError) as raised:
+        configuration("mt-acp")
+    for name in CONFIGURATIONS:
+        assert name in str(raised.value)

@@ -1,0 +1,259 @@
+"""vLLM's own scheduler on a simulated worker that knows what every slot of every block contains.
+
+A slot contains the fingerprint of all tokens up to its position, as its KV depends on all of them. Before a request
+computes, every slot it relies on is compared with its own fingerprints: any block that was reused too early, loaded
+from a wrong row or stored half computed is found at once. Copies run late and in random order; with `pipelined` the
+next step is scheduled before the last one is done, as with asynchronous scheduling.
+"""
+
+import random
+from collections import deque
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+from vllm import SamplingParams
+from vllm.engine.arg_utils import EngineArgs
+from vllm.utils.hashing import sha256
+from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
+from vllm.v1.core.sched.async_scheduler import AsyncScheduler
+from vllm.v1.core.sched.scheduler import Scheduler
+from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
+from vllm.v1.request import Request, RequestStatus
+from vllm.v1.structured_output import StructuredOutputManager
+
+from elmas.movement.transfers import Transfer
+from elmas.tiers.host import RegionHandle
+from elmas.vllm.metadata import Confirmations, Handshake
+
+BLOCK_SIZE = 4
+EMPTY = 0
+
+
+def fingerprint(before: int, token: int) -> int:
+    """Return the fingerprint of a sequence from that of its beginning and its last token."""
+    return (before * 1_000_003 + token * 7_919 + 12_345) % (2**61 - 1)
+
+
+def next_token(mark: int) -> int:
+    """The simulated model: the next token depends on everything before."""
+    return mark % 5
+
+
+@dataclass
+class Sequence:
+    """The worker's view of a request: its tokens so far and their fingerprints."""
+
+    tokens: list[int]
+    salt: int
+    marks: list[int] = field(default_factory=list)
+
+    def mark(self, position: int) -> int:
+        while len(self.marks) <= position:
+            before = self.marks[-1] if self.marks else self.salt
+            self.marks.append(fingerprint(before, self.tokens[len(self.marks)]))
+        return self.marks[position]
+
+
+@dataclass
+class Step:
+    """What the scheduler decided: per request the range to compute and its block table at that time."""
+
+    output: Any
+    work: list[tuple[str, int, int, list[int]]]
+
+
+class Server:
+    """One engine: the scheduler, the connector's scheduler half, and the simulated worker."""
+
+    def __init__(
+        self,
+        model: str,
+        settings: dict[str, Any],
+        *,
+        n_blocks: int,
+        n_rows: int,
+        max_num_seqs: int = 4,
+        max_batched_tokens: int = 16,
+        pipelined: bool = False,
+        connector: str = "ElmasConnector",
+        scheduler_class: Any = None,
+        seed: int = 0,
+    ) -> None:
+        config = engine_config(model, settings, max_num_seqs, max_batched_tokens, connector)
+        config.scheduler_config.async_scheduling = pipelined
+        config.cache_config.num_gpu_blocks = n_blocks
+        spec = FullAttentionSpec(block_size=BLOCK_SIZE, num_kv_heads=1, head_size=8, dtype=config.model_config.dtype)
+        cache = KVCacheConfig(
+            num_blocks=n_blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
+        )
+        make = scheduler_class or (AsyncScheduler if pipelined else Scheduler)
+        self.scheduler = make(
+            vllm_config=config,
+            kv_cache_config=cache,
+            structured_output_manager=StructuredOutputManager(config),
+            log_stats=True,
+            block_size=BLOCK_SIZE,
+            hash_block_size=BLOCK_SIZE,
+        )
+        self.half = getattr(self.scheduler.connector, "scheduler_half", None)
+        if self.half is not None:
+            self.scheduler.connector.set_xfer_handshake_metadata({0: Handshake(RegionHandle(0, 0, n_rows, 4096), 4096)})
+        init_none_hash(sha256)
+        self.hasher = get_request_block_hasher(BLOCK_SIZE, sha256)
+        self.rng = random.Random(seed)
+        self.pipelined = pipelined
+        self.synchronous = settings.get("async_copies") is False
+        self.device = np.zeros((n_blocks, BLOCK_SIZE), dtype=np.int64)
+        self.rows = np.zeros((n_rows, BLOCK_SIZE), dtype=np.int64)
+        self.sequences: dict[str, Sequence] = {}
+        self.answers: dict[str, list[int]] = {}
+        self.copies: list[tuple[str, Transfer]] = []
+        self.in_flight: deque[tuple[Step, ModelRunnerOutput]] = deque()
+        self.n_loaded_blocks = 0
+
+    def add(self, name: str, prompt: list[int], n_tokens: int, salt: str | None = None, priority: int = 0) -> None:
+        """A request arrives."""
+        parameters = SamplingParams(max_tokens=n_tokens, ignore_eos=True, temperature=0.0)
+        parameters.update_from_generation_config({}, None)
+        request = Request(
+            request_id=name,
+            prompt_token_ids=prompt,
+            sampling_params=parameters,
+            pooling_params=None,
+            cache_salt=salt,
+            priority=priority,
+            block_hasher=self.hasher,
+        )
+        self.sequences[name] = Sequence(list(prompt), salt=hash(salt) % 1000 if salt else 1)
+        self.answers[name] = []
+        self.scheduler.add_request(request)
+
+    def abort(self, name: str) -> None:
+        """The client has gone."""
+        if name in self.scheduler.requests:
+            self.scheduler.finish_requests(name, RequestStatus.FINISHED_ABORTED)
+
+    @property
+    def is_busy(self) -> bool:
+        """Whether the engine would go on stepping."""
+        return bool(
+            self.scheduler.has_requests()
+            or self.in_flight
+            or (self.scheduler.connector and self.scheduler.connector.has_pending_push_work())
+        )
+
+    def step(self) -> None:
+        """Schedule and execute one step; hand an output back (with `pipelined` that of the step before)."""
+        step = self._schedule()
+        self.in_flight.append((step, self._execute(step)))
+        while len(self.in_flight) > (1 if self.pipelined and self.rng.random() < 0.9 else 0):
+            self._update(*self.in_flight.popleft())
+
+    def run(self, limit: int = 20_000) -> None:
+        """Step until nothing is left to do; a server that makes no progress fails."""
+        for _ in range(limit):
+            if not self.is_busy:
+                return
+            self.step()
+        raise AssertionError(f"no end after {limit} steps: {len(self.scheduler.requests)} requests left")
+
+    def _schedule(self) -> Step:
+        output = self.scheduler.schedule()
+        work = []
+        for name, n_tokens in output.num_scheduled_tokens.items():
+            request = self.scheduler.requests[name]
+            first = request.num_computed_tokens - n_tokens  # the scheduler has counted this step already
+            work.append((name, first, n_tokens, self.scheduler.kv_cache_manager.get_block_ids(name)[0]))
+        return Step(output, work)
+
+    def _execute(self, step: Step) -> ModelRunnerOutput:
+        orders = step.output.kv_connector_metadata
+        confirmations = Confirmations({}, {})
+        if self.half is not None:
+            self.copies += [("load", load) for load in orders.loads] + [("store", store) for store in orders.stores]
+            if self.synchronous:
+                for load in orders.loads:
+                    self._copy("load", load)
+                    confirmations.loads[load.owner] = 1
+                self.copies = [copy for copy in self.copies if copy[0] == "store"]
+        sampled: dict[str, list[int]] = {}
+        for name, first, n_tokens, blocks in step.work:
+            sampled[name] = self._compute(name, first, n_tokens, blocks)
+        names = list(sampled)
+        finished_loads: set[str] = set()
+        self.rng.shuffle(self.copies)
+        n_now = len(self.copies) if self.synchronous else self.rng.randint(0, len(self.copies))
+        for kind, transfer in self.copies[:n_now]:
+            self._copy(kind, transfer)
+            if kind == "load":
+                finished_loads.add(transfer.owner)
+            else:
+                confirmations.stores[transfer.number] = 1
+        self.copies = self.copies[n_now:]
+        has_news = confirmations.stores or confirmations.loads
+        return ModelRunnerOutput(
+            req_ids=names,
+            req_id_to_index={name: index for index, name in enumerate(names)},
+            sampled_token_ids=list(sampled.values()),
+            kv_connector_output=KVConnectorOutput(
+                finished_recving=finished_loads or None, kv_connector_worker_meta=confirmations if has_news else None
+            ),
+        )
+
+    def _compute(self, name: str, first: int, n_tokens: int, blocks: list[int]) -> list[int]:
+        sequence = self.sequences[name]
+        for position in range(first):
+            found = self.device[blocks[position // BLOCK_SIZE], position % BLOCK_SIZE]
+            assert found == sequence.mark(position), f"wrong KV: {name} at position {position} of {first}"
+        for position in range(first, first + n_tokens):
+            self.device[blocks[position // BLOCK_SIZE], position % BLOCK_SIZE] = sequence.mark(position)
+        if first + n_tokens < len(sequence.tokens):
+            return []
+        token = next_token(sequence.mark(len(sequence.tokens) - 1))
+        sequence.tokens.append(token)
+        return [token]
+
+    def _copy(self, kind: str, transfer: Transfer) -> None:
+        blocks = list(transfer.device_blocks)
+        if kind == "load":
+            self.device[blocks] = self.rows[transfer.rows]
+            self.n_loaded_blocks += len(blocks)
+        else:
+            self.rows[transfer.rows] = self.device[blocks]
+
+    def _update(self, step: Step, output: ModelRunnerOutput) -> None:
+        for outputs in self.scheduler.update_from_output(step.output, output).values():
+            for result in outputs.outputs:
+                self.answers[result.request_id] += result.new_token_ids
+        if self.half is not None and self.half.tier is not None:
+            self.half.tier.index.check_integrity()
+        for name, sequence in self.sequences.items():
+            # A preempted request in flight may lose its newest token: the worker forgets it too.
+            request = self.scheduler.requests.get(name)
+            if request is not None and not self.in_flight and len(sequence.tokens) > request.num_tokens:
+                del sequence.tokens[request.num_tokens :]
+                del sequence.marks[request.num_tokens :]
+
+
+def engine_config(
+    model: str, settings: dict[str, Any], max_num_seqs: int, max_batched_tokens: int, connector: str
+) -> Any:
+    """Return vLLM's configuration for these settings."""
+    transfer = {
+        "kv_connector": connector,
+        "kv_role": "kv_both",
+        "kv_load_failure_policy": "recompute",
+        "kv_connector_extra_config": settings,
+    }
+    return EngineArgs(
+        model=model,
+        dtype="float32",
+        block_size=32,
+        max_model_len=256,
+        max_num_seqs=max_num_seqs,
+        max_num_batched_tokens=max_batched_tokens,
+        enforce_eager=True,
+        kv_transfer_config=None if connector == "none" else transfer,
+    ).create_engine_config()

@@ -1,0 +1,143 @@
+"""Geometry and the CPU copy engine: every byte of a block goes where it belongs, in every layout."""
+
+import random
+import threading
+import time
+
+import numpy as np
+import pytest
+import torch
+
+from elmas.cache.rows import as_rows
+from elmas.errors import UserError
+from elmas.movement.transfers import Transfer
+from elmas.tiers.host import HostRegion, align_row
+from elmas.vllm.copy_cpu import ThreadCopyEngine
+from elmas.vllm.geometry import geometry_of
+
+N_BLOCKS, N_LAYERS, HEADS, TOKENS, CHANNELS = 10, 3, 2, 4, 8
+
+
+def kv_caches(layout: str) -> dict[str, torch.Tensor]:
+    """Return tensors of logical shape (blocks, heads, tokens, channels) per layer, laid out as vLLM names it."""
+    if layout == "LBHNC":
+        storage = torch.randn(N_LAYERS, N_BLOCKS, HEADS, TOKENS, CHANNELS)
+        views = list(storage)
+    elif layout == "LBNHC":
+        storage = torch.randn(N_LAYERS, N_BLOCKS, TOKENS, HEADS, CHANNELS)
+        views = [layer.transpose(1, 2) for layer in storage]
+    elif layout == "BLHNC":
+        storage = torch.randn(N_BLOCKS, N_LAYERS, HEADS, TOKENS, CHANNELS)
+        views = [storage[:, layer] for layer in range(N_LAYERS)]
+    else:
+        storage = torch.randn(N_LAYERS, HEADS, N_BLOCKS, TOKENS, CHANNELS)
+        views = [layer.transpose(0, 1) for layer in storage]
+    return {f"layer.{number}": view for number, view in enumerate(views)}
+
+
+@pytest.mark.parametrize(("layout", "n_segments"), [("LBHNC", 3), ("LBNHC", 3), ("BLHNC", 1)])
+def test_a_block_comes_back_whole(layout: str, n_segments: int) -> None:
+    caches = kv_caches(layout)
+    geometry = geometry_of(caches, N_BLOCKS)
+    assert len(geometry.segments) == n_segments
+    assert geometry.block_bytes == N_LAYERS * HEADS * TOKENS * CHANNELS * 4
+    region = HostRegion.create(6, align_row(2 * geometry.block_bytes))
+    engine = ThreadCopyEngine(geometry, region, shard_offset=geometry.block_bytes)
+    before = {name: cache.clone() for name, cache in caches.items()}
+
+    engine.submit([], [Transfer(0, "a", as_rows([5, 0, 3]), [2, 7, 4])])
+    engine.wait_for_all()
+    assert engine.poll().stores == [0]
+    assert not region.rows[:, : geometry.block_bytes].any(), "another rank's shard was written"
+
+    engine.submit([Transfer(1, "b", as_rows([0, 3]), [1, 9])], [])
+    engine.wait_for_all()
+    assert engine.poll().loads == {"b"}
+    engine.close()
+    source = {1: 7, 9: 4}
+    for name, cache in caches.items():
+        for block in range(N_BLOCKS):
+            assert torch.equal(cache[block], before[name][source.get(block, block)])
+
+
+def test_kernel_blocks_are_joined_to_the_schedulers_blocks() -> None:
+    caches = kv_caches("LBHNC")
+    geometry = geometry_of(caches, N_BLOCKS // 2)
+    segment = geometry.segments[0]
+    assert segment.n_bytes == segment.stride_bytes == 2 * HEADS * TOKENS * CHANNELS * 4
+
+
+def test_layers_that_share_memory_are_copied_once() -> None:
+    caches = kv_caches("LBHNC")
+    caches["layer.3"] = caches["layer.0"]
+    assert len(geometry_of(caches, N_BLOCKS).segments) == N_LAYERS
+
+
+def test_blocks_in_pieces_are_refused() -> None:
+    with pytest.raises(UserError, match="keeps its blocks in pieces"):
+        geometry_of(kv_caches("LHBNC"), N_BLOCKS)
+    with pytest.raises(UserError, match="not a multiple"):
+        geometry_of(kv_caches("LBHNC"), N_BLOCKS - 1)
+
+
+def test_a_load_overtakes_a_long_store() -> None:
+    caches = {"layer.0": torch.zeros(64, 1, 1, 1 << 18)}
+    geometry = geometry_of(caches, 64)
+    region = HostRegion.create(65, align_row(geometry.block_bytes))
+    engine = ThreadCopyEngine(geometry, region, 0)
+    engine.submit([], [Transfer(0, "store", as_rows(range(64)), list(range(64)))])
+    engine.submit([Transfer(1, "load", as_rows([64]), [0])], [])
+    engine.wait_for_any(timeout_s=10)
+    finished = engine.poll()
+    assert finished.loads == {"load"}
+    assert finished.stores == []
+    engine.close()
+    assert engine.poll().stores == [0], "closing finishes what is queued"
+
+
+def test_waiting_ends_with_the_first_copy_or_the_time() -> None:
+    caches = kv_caches("LBHNC")
+    geometry = geometry_of(caches, N_BLOCKS)
+    region = HostRegion.create(4, align_row(geometry.block_bytes))
+    engine = ThreadCopyEngine(geometry, region, 0)
+    begin_s = time.monotonic()
+    engine.wait_for_any(timeout_s=5)
+    assert time.monotonic() - begin_s < 1, "nothing is under way: there is nothing to wait for"
+    engine.close()
+
+
+def test_an_error_in_the_thread_is_raised_not_swallowed() -> None:
+    caches = kv_caches("LBHNC")
+    geometry = geometry_of(caches, N_BLOCKS)
+    region = HostRegion.create(4, align_row(geometry.block_bytes))
+    engine = ThreadCopyEngine(geometry, region, 0)
+    engine.submit([Transfer(0, "a", as_rows([99]), [0])], [])
+    engine.wait_for_all()
+    with pytest.raises(RuntimeError, match="copy thread died"):
+        engine.poll()
+
+
+def test_copies_under_load_from_many_turns() -> None:
+    """Random stores and loads with polling between them keep every block's content."""
+    rng = random.Random(0)
+    caches = kv_caches("LBHNC")
+    geometry = geometry_of(caches, N_BLOCKS)
+    region = HostRegion.create(50, align_row(geometry.block_bytes))
+    engine = ThreadCopyEngine(geometry, region, 0)
+    flat = [cache.reshape(N_BLOCKS, -1) for cache in caches.values()]
+    expected: dict[int, list[torch.Tensor]] = {}
+    for number in range(50):
+        block = rng.randrange(5)
+        for layer in flat:
+            layer[block] = torch.randn(layer.shape[1])
+        expected[number] = [layer[block].clone() for layer in flat]
+        engine.submit([], [Transfer(number, "s", as_rows([number]), [block])])
+        engine.wait_for_all()
+    for number in rng.sample(range(50), 50):
+        engine.submit([Transfer(number, f"l{number}", as_rows([number]), [9])], [])
+        engine.wait_for_all()
+        assert all(torch.equal(layer[9], content) for layer, content in zip(flat, expected[number], strict=True))
+    assert len(engine.poll().stores) == 50
+    engine.close()
+    assert not any(thread.name == "elmas-copy" for thread in threading.enumerate())
+    assert np.count_nonzero(region.rows) > 0
