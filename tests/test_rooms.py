@@ -18,7 +18,7 @@ ALLOWED = {
     "bench": {"agents", "serve", "models", "cache", "movement", "tiers", "vllm"},
     "cli": {"agents", "bench", "serve", "models"},
 }
-BASE = {"errors", "units", "settings", "__init__"}
+BASE = {"errors", "units", "settings", "preflight", "__init__"}
 PURE = {"cache", "movement", "scheduling"}
 IMPURE_MODULES = {"vllm", "torch", "time", "threading", "asyncio", "random", "datetime", "socket"}
 

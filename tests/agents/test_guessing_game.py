@@ -75,11 +75,11 @@ def test_every_enforced_answer_is_a_legal_guess(text: str) -> None:
     assert parse_guess(text) is not None
 
 
-def test_an_answer_is_drawn_with_a_seed_that_depends_on_the_conversation_alone() -> None:
-    conversation = [{"role": "user", "content": "hello"}]
-    assert answer_options(conversation) == answer_options(list(conversation))
-    assert answer_options(conversation)["seed"] != answer_options([{"role": "user", "content": "hallo"}])["seed"]
-    assert "structured_outputs" not in answer_options(conversation, structured=False)
+def test_answers_are_greedy_and_only_constrained_where_the_endpoint_can_do_it() -> None:
+    assert answer_options()["temperature"] == 0.0
+    assert answer_options()["structured_outputs"] == {"regex": ANSWER_PATTERN}
+    assert "structured_outputs" not in answer_options(structured=False)
+    assert "seed" not in answer_options()  # see its docstring: it can kill a server
 
 
 def test_the_winner_is_nearest_to_two_thirds_of_the_average() -> None:

@@ -1,6 +1,6 @@
 """A stand-in for a started server: the stub server behind the interface of `ServerProcess`."""
 
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -42,8 +42,6 @@ class StubArms:
         return ServerCommand(("serve", arm), {}, "127.0.0.1", 1)
 
     @contextmanager
-    def running_server(
-        self, command: ServerCommand, log_path: Path, on_wait: Callable[[float], None] | None = None
-    ) -> Iterator[tuple[StubProcess, float]]:
+    def running_server(self, command: ServerCommand, log_path: Path) -> Iterator[tuple[StubProcess, float]]:
         self.started.append(command.argv[1])
         yield self.process, 0.5

@@ -182,3 +182,12 @@ def test_base_url_is_reachable(host: str, url: str) -> None:
 def test_missing_vllm_says_what_to_install() -> None:
     with pytest.raises(UserError, match="not installed"):
         select_device("auto", None)
+
+
+def test_cpu_device_memory_has_a_default_that_leaves_room() -> None:
+    machine = Machine("cpu", (0, 1), {}, free_memory_bytes=20 << 30)
+    options = ServeOptions(model="m", cache=CacheSettings.parse({"host_memory": "8GiB"}))
+    argv = build_command(options, machine).argv
+    assert argv[argv.index("--kv-cache-memory-bytes") + 1] == str(3 << 30)
+    options = ServeOptions(model="m", vllm_arguments=("--gpu-memory-utilization", "0.2"))
+    assert "--kv-cache-memory-bytes" not in build_command(options, machine).argv

@@ -192,8 +192,10 @@ async def play_at(
 ) -> GameResult:
     """Play against an endpoint, which this opens and closes; `structured` as for `answer_options`."""
 
+    options = answer_options(structured)
+
     async def complete(messages: Sequence[Message]) -> RequestRecord:
-        return await endpoint.chat(messages, **answer_options(messages, structured))
+        return await endpoint.chat(messages, **options)
 
     async with endpoint:
         return await play(settings, complete, on_round, on_answer)

@@ -2,11 +2,7 @@
 
 import math
 import re
-import zlib
-from collections.abc import Sequence
 from typing import Any
-
-from elmas.agents.endpoint import Message
 
 ANSWER_PATTERN = r"[A-Za-z ,']{50,90}\. My guess: ([1-9]?[0-9]|100)"
 """What an answer may look like, for endpoints that can enforce it: even a model of random weights then plays a legal
@@ -50,14 +46,13 @@ This is round {round} of {n_rounds}. All players have heard the same result and 
 now. What is yours?"""
 
 
-def answer_options(messages: Sequence[Message], structured: bool = True, max_tokens: int = 80) -> dict[str, Any]:
-    """Return the request fields for the answer to a conversation; `structured` needs vLLM at the other end.
+def answer_options(structured: bool = True, max_tokens: int = 80) -> dict[str, Any]:
+    """Return the request fields for an answer: greedy and short; `structured` needs vLLM at the other end.
 
-    Answers are sampled, with a seed that depends on the conversation alone: greedy decoding would give all players of
-    a model with random weights the same number, and without a seed two games could not be compared.
+    Greedy, because two games are to be compared. Sampling with a `seed` would do too, but vLLM 0.32 on a CPU dies of a
+    seeded request whose prompt it computes in more than one step ("CPU Generator does not use offset").
     """
-    spoken = "\n".join(message["content"] for message in messages)
-    options: dict[str, Any] = {"temperature": 1.0, "seed": zlib.crc32(spoken.encode()) >> 1, "max_tokens": max_tokens}
+    options: dict[str, Any] = {"temperature": 0.0, "max_tokens": max_tokens}
     if structured:
         options["structured_outputs"] = {"regex": ANSWER_PATTERN}
     return options

@@ -2,11 +2,13 @@
 
 import json
 import socket
-from collections.abc import Callable, Iterator
+from collections.abc import Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+
+import httpx
 
 from elmas.bench.counters import PromptTokens, read_counters
 from elmas.errors import UserError
@@ -105,15 +107,17 @@ def arm_command(arm: str, shape: ServerShape) -> ServerCommand:
 
 
 @contextmanager
-def running_server(
-    command: ServerCommand, log_path: Path, on_wait: Callable[[float], None] | None = None
-) -> Iterator[tuple[ServerProcess, float]]:
+def running_server(command: ServerCommand, log_path: Path) -> Iterator[tuple[ServerProcess, float]]:
     """Run a server for the length of the block; gives it and the seconds until it was ready.
 
-    Raises UserError when it does not start. `on_wait` is told the seconds so far.
+    Raises UserError when it does not start, and when it stops answering inside the block.
     """
     with ServerProcess(command, log_path) as server:
-        yield server, server.wait_ready(on_progress=on_wait)
+        ready_s = server.wait_ready()
+        try:
+            yield server, ready_s
+        except httpx.HTTPError as error:
+            raise UserError(f"the server stopped answering ({error}): see its log {log_path}") from None
 
 
 def prompt_token_counters(server: ServerProcess) -> PromptTokens:

@@ -162,9 +162,9 @@ def run_demo(shape: ServerShape, settings: GameSettings, log_directory: Path, pr
             meter = UsageMeter()
             game = asyncio.run(_play(server.base_url, settings, progress, arm))
             usage = meter.stop()
+            if len(game.failures) == settings.n_participants * settings.n_rounds:
+                raise UserError(f"{arm}: no call was answered, the last one failed with: {game.failures[-1][2]}")
             tokens = prompt_token_counters(server) - before
-        if len(game.failures) == settings.n_participants * settings.n_rounds:
-            raise UserError(f"{arm}: no call was answered, the last one failed with: {game.failures[-1][2]}")
         runs.append(DemoRun(arm, ready_s, game, tokens, usage))
     return DemoResult(shape, tuple(runs), commands)
 

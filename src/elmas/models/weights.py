@@ -6,7 +6,7 @@ The model knows nothing, but it is a sharp instrument for testing a cache:
   beginning of a prompt changes about half of the next tokens 500 positions later, and a quarter of them after 3,000. A
   wrong KV block shows in the tokens.
 - Greedy tokens do not depend on batching or chunking. The rounding noise between two orders of computation is about a
-  millionth of the usual distance between the two largest logits, so about 2 or 3 tokens in a million can differ.
+  hundred-thousandth of the usual distance between the two largest logits: a few tokens in a million can differ.
 - Activations stay near one through the layers, and the output is a varied sequence of words without an end token.
 """
 

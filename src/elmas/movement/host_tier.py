@@ -142,7 +142,6 @@ class HostTier:
         if not wanted:
             return StoreOrder(end - first, None)
         rows = self.index.reserve([hashes[i] for i in wanted], hashes[: wanted[0]])
-        self.counts["store_blocks"] += int(rows.size)
         n_dropped = len(wanted) - int(rows.size)
         if n_dropped:
             self.counts["store_blocks_dropped"] += n_dropped
@@ -157,6 +156,7 @@ class HostTier:
         transfer = self._stores.confirm(number, n_ranks)
         if transfer is not None:
             self.index.commit(transfer.rows, now_s)
+            self.counts["store_blocks"] += transfer.n_blocks
         return transfer
 
     def _withdraw(self, request: str) -> None:

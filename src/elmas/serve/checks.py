@@ -12,7 +12,9 @@ from pathlib import Path
 import httpx
 
 from elmas.errors import UserError
+from elmas.preflight import check_cache
 from elmas.serve.arguments import has_option, integer_option, option_value
+from elmas.serve.command import CPU_BLOCK_SIZE
 from elmas.serve.machine import Machine, has_nvidia_gpu, select_device
 from elmas.serve.options import Connector, ServeOptions
 from elmas.settings import HEADROOM_BYTES, available_memory_bytes
@@ -58,7 +60,17 @@ def check_port(host: str, port: int) -> None:
 
 def check_memory(options: ServeOptions, machine: Machine, device: str) -> None:
     """Raise UserError when the host tier, and on CPU also vLLM's own KV memory, do not fit the free memory."""
-    host_bytes = options.cache.host_memory_bytes() if options.connector is Connector.MT_APC else 0
+    host_bytes = 0
+    if options.connector is Connector.MT_APC:
+        extra = options.vllm_arguments
+        check_cache(
+            options.cache,
+            options.model,
+            integer_option(extra, CPU_BLOCK_SIZE if device == "cpu" else 16, "--block-size"),
+            option_value(extra, "--dtype") or ("float32" if device == "cpu" else None),
+            option_value(extra, "--kv-cache-dtype"),
+        )
+        host_bytes = options.cache.host_memory_bytes()
     device_bytes = _device_bytes_in_host_memory(options, machine) if device == "cpu" else 0
     free_bytes = available_memory_bytes()
     if not device_bytes or host_bytes + device_bytes + HEADROOM_BYTES <= free_bytes:

@@ -17,6 +17,7 @@ from elmas.errors import UserError
 from elmas.serve.arguments import has_option, integer_option
 from elmas.serve.machine import Build, Machine, format_core_binding, select_device
 from elmas.serve.options import Connector, ServeOptions
+from elmas.settings import AUTO_SHARE
 
 CONNECTOR_NAMES = {Connector.MT_APC: "ElmasConnector", Connector.NOOP: "ElmasNoopConnector"}
 """Names under which elmas registers its connectors with vLLM."""
@@ -141,7 +142,19 @@ def _cpu_arguments(options: ServeOptions, machine: Machine) -> list[str]:
     block_size = integer_option(extra, CPU_BLOCK_SIZE, "--block-size")
     if block_size < 1 or block_size % CPU_BLOCK_SIZE:
         raise UserError(f"--block-size is {block_size}: on CPU it must be a multiple of {CPU_BLOCK_SIZE}")
+    stated = options.device_memory_bytes is not None or machine.environment.get("VLLM_CPU_KVCACHE_SPACE")
+    if not stated and not has_option(extra, "--kv-cache-memory-bytes", "--gpu-memory-utilization"):
+        arguments += _default_device_memory(options, machine)
     return arguments
+
+
+def _default_device_memory(options: ServeOptions, machine: Machine) -> list[str]:
+    # Left alone, vLLM's CPU build claims nearly all memory of the machine for KV blocks, or refuses to start.
+    host_bytes = 0
+    if options.connector is Connector.MT_APC:
+        host_bytes = options.cache.host_memory or int(machine.free_memory_bytes * AUTO_SHARE)
+    n_mib = int((machine.free_memory_bytes - host_bytes) * AUTO_SHARE) >> 20
+    return ["--kv-cache-memory-bytes", str(n_mib << 20)] if n_mib > 0 else []
 
 
 def _environment(options: ServeOptions, machine: Machine, device: Build) -> dict[str, str]:

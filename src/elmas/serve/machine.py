@@ -9,6 +9,7 @@ from pathlib import Path
 from typing import Literal
 
 from elmas.errors import UserError
+from elmas.settings import available_memory_bytes
 
 DEVICES = ("auto", "cpu", "cuda")
 Build = Literal["cpu", "cuda"]
@@ -16,11 +17,13 @@ Build = Literal["cpu", "cuda"]
 
 @dataclass(frozen=True)
 class Machine:
-    """Facts that a command line depends on: the build of vLLM (None: not installed), usable cores, environment."""
+    """Facts that a command line depends on: the build of vLLM (None: not installed), usable cores, environment, and
+    free memory (0: not known)."""
 
     build: Build | None
     cores: tuple[int, ...]
     environment: Mapping[str, str] = field(default_factory=dict, repr=False)
+    free_memory_bytes: int = 0
 
     @classmethod
     def detect(cls) -> "Machine":
@@ -29,7 +32,7 @@ class Machine:
             cores = sorted(os.sched_getaffinity(0))
         else:
             cores = list(range(os.cpu_count() or 1))
-        return cls(installed_build(), tuple(cores), dict(os.environ))
+        return cls(installed_build(), tuple(cores), dict(os.environ), available_memory_bytes())
 
 
 def installed_build() -> Build | None:

@@ -14,18 +14,16 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
     SupportsHMA,
 )
 from vllm.distributed.kv_transfer.kv_connector.v1.metrics import KVConnectorStats
-from vllm.logger import init_logger
 from vllm.platforms import current_platform
 from vllm.v1.metrics.stats import CacheHitSource
 
 from elmas.settings import CacheSettings
+from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
 from elmas.vllm.metrics import CacheStats, PrometheusMetrics, StatsSource
 from elmas.vllm.scheduler_half import SchedulerHalf
 from elmas.vllm.support import check_supported
 from elmas.vllm.worker_half import WorkerHalf
-
-logger = init_logger(__name__)
 
 _Result = TypeVar("_Result")
 

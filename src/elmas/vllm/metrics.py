@@ -9,7 +9,7 @@ from elmas.movement.host_tier import HostTier
 
 _COUNTERS = {
     "load_blocks": "Blocks ordered from host memory to the device",
-    "store_blocks": "Blocks ordered from the device to host memory",
+    "store_blocks": "Blocks copied from the device to host memory",
     "store_blocks_dropped": "Blocks not stored because no row could be freed for them",
     "evicted_blocks": "Blocks evicted from host memory",
     "overdue_loads": "Loads seen past their deadline, once per second each",

@@ -1,17 +1,64 @@
 """The entry point `vllm.general_plugins`: vLLM calls `register` once in each of its processes."""
 
+import json
+import sys
+from collections.abc import Sequence
+
 from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
+
+from elmas.errors import UserError
+from elmas.preflight import check_cache
+from elmas.settings import CacheSettings
 
 _CONNECTORS = {
     "ElmasConnector": "elmas.vllm.connector",
     "ElmasNoopConnector": "elmas.vllm.noop",
 }
 
+_LEAST_BLOCK_SIZE = 16
+
 
 def register() -> None:
-    """Make the connectors known to vLLM by name, so that `"kv_connector": "ElmasConnector"` is enough."""
+    """Make the connectors known to vLLM by name, so that `"kv_connector": "ElmasConnector"` is enough.
+
+    On a command line that asks for ElmasConnector, mistakes in its settings end the process here with one line and exit
+    code 2: further in, vLLM would report them from an inner process after a minute, with its own traceback around them.
+    """
     for name, module in _CONNECTORS.items():
         try:
             KVConnectorFactory.get_connector_class_by_name(name)
         except ValueError:
             KVConnectorFactory.register_connector(name, module, name)
+    try:
+        check_command_line(sys.argv)
+    except UserError as error:
+        print(f"elmas: error: {error}", file=sys.stderr, flush=True)
+        sys.exit(2)
+
+
+def check_command_line(argv: Sequence[str]) -> None:
+    """Raise UserError when `argv` starts vLLM with settings of ElmasConnector that cannot work."""
+    try:
+        transfer = json.loads(_value(argv, "--kv-transfer-config") or "{}")
+    except ValueError:
+        return  # vLLM says what is wrong with it
+    if not isinstance(transfer, dict) or transfer.get("kv_connector") != "ElmasConnector":
+        return
+    settings = CacheSettings.parse(transfer.get("kv_connector_extra_config") or {})
+    block_size = _value(argv, "--block-size") or ""
+    check_cache(
+        settings,
+        _value(argv, "--model") or next((word for word in argv[1:] if word not in ("serve",) and word[:1] != "-"), ""),
+        int(block_size) if block_size.isdecimal() else _LEAST_BLOCK_SIZE,
+        _value(argv, "--dtype"),
+        _value(argv, "--kv-cache-dtype"),
+    )
+
+
+def _value(argv: Sequence[str], name: str) -> str | None:
+    """Return the value of an option, written as two words or with an equals sign, with dashes or underscores."""
+    for place, word in enumerate(argv):
+        head, equals, tail = word.partition("=")
+        if head.replace("_", "-") == name:
+            return tail if equals else argv[place + 1] if place + 1 < len(argv) else None
+    return None

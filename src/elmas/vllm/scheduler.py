@@ -10,7 +10,6 @@ from collections import deque
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.logger import init_logger
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 from vllm.v1.request import RequestStatus
@@ -18,9 +17,8 @@ from vllm.v1.request import RequestStatus
 from elmas.cache.index import resident_run
 from elmas.scheduling.order import Bounds, Waiting, order
 from elmas.settings import CacheSettings
+from elmas.vllm.log import logger
 from elmas.vllm.scheduler_half import SchedulerHalf
-
-logger = init_logger(__name__)
 
 REFRESHES_PER_STEP = 8
 """Cost estimates made anew in a step: a look at both caches takes some 20 microseconds."""

@@ -9,16 +9,13 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.logger import init_logger
-
 from elmas.cache.index import TierIndex
 from elmas.cache.retention import POLICIES
 from elmas.movement.host_tier import HostTier
 from elmas.movement.transfers import Transfer
 from elmas.settings import CacheSettings
+from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
-
-logger = init_logger(__name__)
 
 STORE_SHARE = 0.25
 """Share of the device's blocks that may wait for their copy to host memory."""

@@ -4,7 +4,6 @@ from typing import Any
 
 import torch
 from vllm.distributed.parallel_state import get_tp_group
-from vllm.logger import init_logger
 
 from elmas.errors import UserError
 from elmas.settings import CacheSettings
@@ -12,9 +11,8 @@ from elmas.tiers.host import HostRegion, align_row, rows_in
 from elmas.units import format_bytes
 from elmas.vllm.copy_engine import CopyEngine, Finished, make_copy_engine
 from elmas.vllm.geometry import Geometry, geometry_of
+from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
-
-logger = init_logger(__name__)
 
 IDLE_WAIT_S = 0.005
 """How long a step without a model run waits for a load: longer than a load takes, shorter than anyone notices."""
