@@ -34,6 +34,8 @@ class Behaviour:
     raw_event: bytes | None = None
     """Send these bytes first."""
     cached_tokens: int | None = None
+    wrong_after_reset: bool = False
+    """Answer otherwise once the device's cache was emptied, as a tier with wrong data would."""
     answer: Callable[[dict[str, Any]], str] | None = None
     """Text of a chat answer, sent as words; None: a legal guess."""
 
@@ -49,6 +51,7 @@ class StubServer:
     most_running: int = 0
     connections: set[Any] = field(default_factory=set)
     prompt_tokens: int = 0
+    device_was_reset: bool = False
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -81,6 +84,8 @@ class StubServer:
         if chat:
             await _event(response, {"choices": [{"delta": {"role": "assistant", "content": ""}}]})
         tokens = _tokens(body, behaviour)
+        if behaviour.wrong_after_reset and self.device_was_reset:
+            tokens = [(token_id + 1, text) for token_id, text in tokens]
         for position, (token_id, text) in enumerate(tokens):
             if position == behaviour.break_after:
                 assert request.transport is not None
@@ -102,6 +107,11 @@ class StubServer:
         await _event(response, {"choices": [], "usage": usage})
         await response.write(b"data: [DONE]\n\n")
         return response
+
+    async def reset(self, request: web.Request) -> web.Response:
+        """The device's cache is emptied: from now on a broken tier below it may show."""
+        self.device_was_reset = True
+        return web.json_response({"success": True})
 
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(text=metrics_text(computed=self.prompt_tokens))
@@ -167,6 +177,7 @@ def running_stub() -> Iterator[StubServer]:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", stub.handle)
         app.router.add_post("/v1/completions", stub.handle)
+        app.router.add_post("/reset_prefix_cache", stub.reset)
         app.router.add_get("/metrics", stub.metrics)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()

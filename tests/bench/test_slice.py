@@ -108,6 +108,14 @@ def test_caches_that_were_not_empty_are_a_violation(stub: StubServer, arms: Stub
     assert any("the caches were not empty" in text for text in run(tmp_path, n_trials=1).violations)
 
 
+def test_wrong_data_below_the_device_is_a_violation(stub: StubServer, arms: StubArms, tmp_path: Path) -> None:
+    stub.behaviour.wrong_after_reset = True
+    violations = run(tmp_path, n_trials=1).violations
+    assert any(
+        "with an empty device cache the last round is answered otherwise: 3 answers" in text for text in violations
+    )
+
+
 def test_failed_requests_are_a_violation(stub: StubServer, arms: StubArms, tmp_path: Path) -> None:
     stub.behaviour.fail_first = 5  # three of them in the warm-up
     result = run(tmp_path, n_trials=1)

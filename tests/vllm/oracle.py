@@ -12,20 +12,12 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
-from vllm import SamplingParams
-from vllm.engine.arg_utils import EngineArgs
-from vllm.utils.hashing import sha256
-from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
-from vllm.v1.core.sched.async_scheduler import AsyncScheduler
-from vllm.v1.core.sched.scheduler import Scheduler
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
-from vllm.v1.request import Request, RequestStatus
-from vllm.v1.structured_output import StructuredOutputManager
+from vllm.v1.request import RequestStatus
 
 from elmas.movement.transfers import Transfer
-from elmas.tiers.host import RegionHandle
-from elmas.vllm.metadata import Confirmations, Handshake
+from elmas.vllm.bare_scheduler import RequestMaker, make_bare_scheduler
+from elmas.vllm.metadata import Confirmations
 
 BLOCK_SIZE = 4
 EMPTY = 0
@@ -77,31 +69,25 @@ class Server:
         max_num_seqs: int = 4,
         max_batched_tokens: int = 16,
         pipelined: bool = False,
-        connector: str = "ElmasConnector",
+        connector: str | None = "ElmasConnector",
         scheduler_class: Any = None,
         seed: int = 0,
     ) -> None:
-        config = engine_config(model, settings, max_num_seqs, max_batched_tokens, connector)
-        config.scheduler_config.async_scheduling = pipelined
-        config.cache_config.num_gpu_blocks = n_blocks
-        spec = FullAttentionSpec(block_size=BLOCK_SIZE, num_kv_heads=1, head_size=8, dtype=config.model_config.dtype)
-        cache = KVCacheConfig(
-            num_blocks=n_blocks, kv_cache_tensors=[], kv_cache_groups=[KVCacheGroupSpec(["layer"], spec)]
-        )
-        make = scheduler_class or (AsyncScheduler if pipelined else Scheduler)
-        self.scheduler = make(
-            vllm_config=config,
-            kv_cache_config=cache,
-            structured_output_manager=StructuredOutputManager(config),
-            log_stats=True,
+        self.scheduler = make_bare_scheduler(
+            model,
+            connector=connector,
+            settings=settings,
             block_size=BLOCK_SIZE,
-            hash_block_size=BLOCK_SIZE,
+            n_device_blocks=n_blocks,
+            n_host_rows=n_rows,
+            max_num_seqs=max_num_seqs,
+            max_batched_tokens=max_batched_tokens,
+            max_model_len=256,
+            is_pipelined=pipelined,
+            scheduler_class=scheduler_class,
         )
+        self.maker = RequestMaker(BLOCK_SIZE)
         self.half = getattr(self.scheduler.connector, "scheduler_half", None)
-        if self.half is not None:
-            self.scheduler.connector.set_xfer_handshake_metadata({0: Handshake(RegionHandle(0, 0, n_rows, 4096), 4096)})
-        init_none_hash(sha256)
-        self.hasher = get_request_block_hasher(BLOCK_SIZE, sha256)
         self.rng = random.Random(seed)
         self.pipelined = pipelined
         self.synchronous = settings.get("async_copies") is False
@@ -113,19 +99,9 @@ class Server:
         self.in_flight: deque[tuple[Step, ModelRunnerOutput]] = deque()
         self.n_loaded_blocks = 0
 
-    def add(self, name: str, prompt: list[int], n_tokens: int, salt: str | None = None, priority: int = 0) -> None:
+    def add(self, name: str, prompt: list[int], n_tokens: int, salt: str | None = None) -> None:
         """A request arrives."""
-        parameters = SamplingParams(max_tokens=n_tokens, ignore_eos=True, temperature=0.0)
-        parameters.update_from_generation_config({}, None)
-        request = Request(
-            request_id=name,
-            prompt_token_ids=prompt,
-            sampling_params=parameters,
-            pooling_params=None,
-            cache_salt=salt,
-            priority=priority,
-            block_hasher=self.hasher,
-        )
+        request = self.maker.make(name, prompt, n_tokens, salt)
         self.sequences[name] = Sequence(list(prompt), salt=hash(salt) % 1000 if salt else 1)
         self.answers[name] = []
         self.scheduler.add_request(request)
@@ -235,25 +211,3 @@ class Server:
             if request is not None and not self.in_flight and len(sequence.tokens) > request.num_tokens:
                 del sequence.tokens[request.num_tokens :]
                 del sequence.marks[request.num_tokens :]
-
-
-def engine_config(
-    model: str, settings: dict[str, Any], max_num_seqs: int, max_batched_tokens: int, connector: str
-) -> Any:
-    """Return vLLM's configuration for these settings."""
-    transfer = {
-        "kv_connector": connector,
-        "kv_role": "kv_both",
-        "kv_load_failure_policy": "recompute",
-        "kv_connector_extra_config": settings,
-    }
-    return EngineArgs(
-        model=model,
-        dtype="float32",
-        block_size=32,
-        max_model_len=256,
-        max_num_seqs=max_num_seqs,
-        max_num_batched_tokens=max_batched_tokens,
-        enforce_eager=True,
-        kv_transfer_config=None if connector == "none" else transfer,
-    ).create_engine_config()

@@ -50,7 +50,7 @@ SHAPES = {
 @pytest.mark.parametrize("pipelined", [False, True], ids=["in turn", "pipelined"])
 @pytest.mark.parametrize("shape", SHAPES)
 def test_never_wrong_kv(model_shape: str, shape: str, pipelined: bool, scheduler: Any) -> None:
-    plain = Server(model_shape, {}, **SHAPES[shape], connector="none", pipelined=pipelined)
+    plain = Server(model_shape, {}, **SHAPES[shape], connector=None, pipelined=pipelined)
     expected = play(plain, seed=1, abort_share=0.0)
     n_loaded = 0
     for seed in range(3):
@@ -65,7 +65,7 @@ def test_never_wrong_kv(model_shape: str, shape: str, pipelined: bool, scheduler
 
 def test_synchronous_copies(model_shape: str) -> None:
     server = Server(model_shape, {"async_copies": False}, **SHAPES["tight device"])
-    expected = play(Server(model_shape, {}, **SHAPES["tight device"], connector="none"), seed=2, abort_share=0.0)
+    expected = play(Server(model_shape, {}, **SHAPES["tight device"], connector=None), seed=2, abort_share=0.0)
     answers = play(server, seed=2)
     assert all(answer == expected[name] for name, answer in answers.items())
     assert server.n_loaded_blocks > 0
@@ -122,7 +122,7 @@ def test_reset_empties_the_tier(model_shape: str) -> None:
 
 def test_an_internal_error_leaves_a_server_that_recomputes(model_shape: str, monkeypatch: pytest.MonkeyPatch) -> None:
     server = Server(model_shape, {}, **SHAPES["tight device"])
-    expected = play(Server(model_shape, {}, **SHAPES["tight device"], connector="none"), seed=4, abort_share=0.0)
+    expected = play(Server(model_shape, {}, **SHAPES["tight device"], connector=None), seed=4, abort_share=0.0)
     calls = 0
     store = server.half._store_completed
 

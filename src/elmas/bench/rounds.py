@@ -14,7 +14,7 @@ Nothing here knows what server is at the other end.
 
 import hashlib
 import struct
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from typing import Literal
 
@@ -121,28 +121,31 @@ async def play_rounds(
     workload: RoundsWorkload,
     on_round: Callable[[int], None] | None = None,
     on_request: Progress | None = None,
+    rounds: Sequence[int] | None = None,
 ) -> RoundsResult:
     """Play the workload against the endpoint. `on_round` gets the index of the round that starts.
+
+    `rounds` are the indices of the rounds to play, all of them by default.
 
     A failed request is a record with its error; its agent goes on with the next round like the others.
     """
     # All bodies are made before the clock runs: otherwise the client's own work would be part of every round.
-    schedule = list(_encoded_rounds(endpoint, workload))
-    rounds = []
-    for index, (agents, bodies) in enumerate(schedule):
+    indices = range(workload.n_rounds) if rounds is None else rounds
+    schedule = [_encoded_round(endpoint, workload, index) for index in indices]
+    played = []
+    for index, (agents, bodies) in zip(indices, schedule, strict=True):
         if on_round is not None:
             on_round(index)
         sent = await send_all(endpoint, bodies, on_request)
-        rounds.append(tuple(record for _, record in sorted(zip(agents, sent, strict=True), key=lambda pair: pair[0])))
-    return RoundsResult(workload, tuple(rounds))
+        played.append(tuple(record for _, record in sorted(zip(agents, sent, strict=True), key=lambda pair: pair[0])))
+    return RoundsResult(workload, tuple(played))
 
 
-def _encoded_rounds(endpoint: Endpoint, workload: RoundsWorkload) -> Iterator[tuple[list[int], list[bytes]]]:
-    """Yield agents and request bodies of every round, in sending order."""
-    for index in range(workload.n_rounds):
-        agents = workload.sending_order(index)
-        prompts = (workload.prompt(agent, index) for agent in agents)
-        yield agents, [encode_completion(endpoint, prompt, workload.answer_tokens) for prompt in prompts]
+def _encoded_round(endpoint: Endpoint, workload: RoundsWorkload, index: int) -> tuple[list[int], list[bytes]]:
+    """Return agents and request bodies of a round, in sending order."""
+    agents = workload.sending_order(index)
+    prompts = (workload.prompt(agent, index) for agent in agents)
+    return agents, [encode_completion(endpoint, prompt, workload.answer_tokens) for prompt in prompts]
 
 
 Outputs = Sequence[Sequence[Sequence[int]]]

@@ -16,6 +16,8 @@ from pathlib import Path
 from statistics import median
 from typing import Any
 
+import httpx
+
 from elmas.bench.arms import (
     BLOCK_SIZE,
     MODEL_NAME,
@@ -208,6 +210,10 @@ def run_workload(
     result = asyncio.run(_play(server, workload, progress))
     usage = meter.stop()
     tokens = prompt_token_counters(server) - before
+    violations = find_violations(result, tokens)
+    if workload.reuse:
+        progress.stage(f"{arm}: the last round again, from the tiers below the device")
+        violations += asyncio.run(_find_reload_differences(server, result))
     return WorkloadRun(
         arm=arm,
         trial=trial,
@@ -217,7 +223,7 @@ def run_workload(
         usage=usage,
         seconds_per_round=tuple(result.seconds_per_round),
         outputs=result.outputs,
-        violations=tuple(find_violations(result, tokens)),
+        violations=tuple(violations),
     )
 
 
@@ -243,6 +249,23 @@ def find_violations(result: RoundsResult, tokens: PromptTokens) -> list[str]:
     if workload.reuse and most_cached > workload.system_tokens:
         found.append(f"{most_cached} prompt tokens were cached in the first round: the caches were not empty")
     return found
+
+
+async def _find_reload_differences(server: ServerProcess, result: RoundsResult) -> list[str]:
+    """Empty the device's cache only, play the last round again and return what is answered otherwise.
+
+    In the rounds themselves the device still holds what all agents share, so a tier could keep wrong data for it and
+    nobody would notice.
+    """
+    httpx.post(f"{server.base_url}/reset_prefix_cache", timeout=30).raise_for_status()
+    last = len(result.rounds) - 1
+    async with Endpoint(server.base_url, MODEL_NAME) as endpoint:
+        again = await play_rounds(endpoint, result.workload, rounds=[last])
+    difference = first_difference(result.outputs[last:], again.outputs)
+    if difference is None:
+        return []
+    where = replace(difference, round_index=last)
+    return [f"with an empty device cache the last round is answered otherwise: {where}"]
 
 
 async def _play(server: ServerProcess, workload: RoundsWorkload, progress: RunProgress | None = None) -> RoundsResult:

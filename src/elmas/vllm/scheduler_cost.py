@@ -1,0 +1,195 @@
+"""What the cache costs the engine's critical thread, measured in vLLM's own scheduler.
+
+Per request: all time spent in the connector over a request's life, as a function of its blocks, everything resident in
+host memory. Per step: the time of a step with many requests waiting, with MT-APC and with the no-op connector.
+"""
+
+import time
+from collections.abc import Callable, Sequence
+from dataclasses import dataclass
+from statistics import median
+from typing import Any
+
+from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
+from vllm.v1.request import RequestStatus
+
+from elmas.vllm.bare_scheduler import RequestMaker, make_bare_scheduler
+from elmas.vllm.scheduler import make_scheduler
+
+BLOCK_SIZE = 16
+
+_HOOKS = (
+    "on_new_request",
+    "get_num_new_matched_tokens",
+    "update_state_after_alloc",
+    "build_connector_meta",
+    "update_connector_output",
+    "request_finished_all_groups",
+    "get_kv_connector_stats",
+    "has_pending_push_work",
+)
+
+
+@dataclass(frozen=True)
+class RequestCost:
+    """Median microseconds in the connector for one request of `n_blocks` blocks, from arrival to its end."""
+
+    n_blocks: int
+    microseconds: float
+
+    @property
+    def budget_microseconds(self) -> float:
+        """What it may cost: 100 microseconds and 0.3 per block."""
+        return 100 + 0.3 * self.n_blocks
+
+
+@dataclass(frozen=True)
+class StepCost:
+    """Median microseconds of one scheduling step with `n_waiting` requests waiting and all running slots taken, or one
+    free (`is_admitting`); `noop_microseconds` is the same with the no-op connector."""
+
+    n_waiting: int
+    is_admitting: bool
+    microseconds: float
+    noop_microseconds: float
+
+
+def request_costs(model: str, sizes: Sequence[int], n_trials: int = 15) -> list[RequestCost]:
+    """Return the cost of loading requests of the given sizes in blocks."""
+    most = max(sizes)
+    scheduler = make_bare_scheduler(
+        model,
+        connector="ElmasConnector",
+        settings={},
+        block_size=BLOCK_SIZE,
+        n_device_blocks=2 * most + 64,
+        n_host_rows=most * 2,
+        max_num_seqs=4,
+        max_batched_tokens=2048,
+        max_model_len=BLOCK_SIZE * (most + 4),
+    )
+    clock = _time_hooks(scheduler.connector)
+    maker = RequestMaker(BLOCK_SIZE)
+    costs = []
+    for n_blocks in sizes:
+        spent = []
+        for trial in range(n_trials):
+            prompt = [trial % 100, n_blocks % 1000, *(position % 1000 for position in range(n_blocks * BLOCK_SIZE))]
+            request = maker.make(f"request-{n_blocks}-{trial}", prompt, 2)
+            _make_resident(scheduler, request)
+            scheduler.kv_cache_manager.reset_prefix_cache()
+            clock.seconds = 0.0
+            _play_load(scheduler, request)
+            spent.append(clock.seconds)
+        costs.append(RequestCost(n_blocks, 1e6 * median(spent)))
+    return costs
+
+
+def step_costs(model: str, n_waiting: int, n_prompt_blocks: int = 64, n_trials: int = 30) -> list[StepCost]:
+    """Return the cost of a step while `n_waiting` requests wait: with no slot free, and while one is admitted."""
+    times = {
+        name: _step_seconds(model, connector, scheduler_class, n_waiting, n_prompt_blocks, n_trials)
+        for name, connector, scheduler_class in (
+            ("noop", "ElmasNoopConnector", None),
+            ("mt-apc", "ElmasConnector", make_scheduler),
+        )
+    }
+    return [
+        StepCost(n_waiting, is_admitting, 1e6 * times["mt-apc"][is_admitting], 1e6 * times["noop"][is_admitting])
+        for is_admitting in (False, True)
+    ]
+
+
+@dataclass
+class _Clock:
+    seconds: float = 0.0
+
+
+def _time_hooks(connector: Any) -> _Clock:
+    clock = _Clock()
+
+    def timed(call: Callable[..., Any]) -> Callable[..., Any]:
+        def run(*args: Any, **kwargs: Any) -> Any:
+            begin_s = time.perf_counter()
+            try:
+                return call(*args, **kwargs)
+            finally:
+                clock.seconds += time.perf_counter() - begin_s
+
+        return run
+
+    for name in _HOOKS:
+        setattr(connector, name, timed(getattr(connector, name)))
+    return clock
+
+
+def _make_resident(scheduler: Any, request: Any) -> None:
+    index = scheduler.connector.scheduler_half.tier.index
+    missing = [block for block in request.block_hashes if not index.is_held(block)]
+    index.commit(index.reserve(missing, []), 0.0)
+
+
+def _play_load(scheduler: Any, request: Any) -> None:
+    """The life of one request: arrival, load, first token, end."""
+    scheduler.add_request(request)
+    _step(scheduler, {}, finished_loads={request.request_id})
+    _step(scheduler, {request.request_id: [1]})
+    scheduler.finish_requests(request.request_id, RequestStatus.FINISHED_ABORTED)
+    _step(scheduler, {})
+
+
+def _step(scheduler: Any, sampled: dict[str, list[int]], finished_loads: set[str] | None = None) -> None:
+    output = scheduler.schedule()
+    names = list(output.num_scheduled_tokens)
+    scheduler.update_from_output(
+        output,
+        ModelRunnerOutput(
+            req_ids=names,
+            req_id_to_index={name: place for place, name in enumerate(names)},
+            sampled_token_ids=[sampled.get(name, []) for name in names],
+            kv_connector_output=KVConnectorOutput(finished_recving=finished_loads),
+        ),
+    )
+
+
+def _step_seconds(
+    model: str, connector: str, scheduler_class: Any, n_waiting: int, n_prompt_blocks: int, n_trials: int
+) -> dict[bool, float]:
+    max_num_seqs = 16
+    scheduler = make_bare_scheduler(
+        model,
+        connector=connector,
+        settings={},
+        block_size=BLOCK_SIZE,
+        n_device_blocks=(max_num_seqs + 2) * (n_prompt_blocks + 8),
+        n_host_rows=n_waiting * n_prompt_blocks,
+        max_num_seqs=max_num_seqs,
+        max_batched_tokens=n_prompt_blocks * BLOCK_SIZE * max_num_seqs,
+        max_model_len=BLOCK_SIZE * (n_prompt_blocks + 8),
+        scheduler_class=scheduler_class,
+    )
+    maker = RequestMaker(BLOCK_SIZE)
+    for number in range(n_waiting + max_num_seqs):
+        prompt = [number % 1000, number // 1000, *(position % 1000 for position in range(n_prompt_blocks * BLOCK_SIZE))]
+        scheduler.add_request(maker.make(f"request-{number}", prompt, 100, arrival_time=float(number)))
+    seconds: dict[bool, list[float]] = {False: [], True: []}
+    for trial in range(2 * n_trials + 4):
+        begin_s = time.perf_counter()
+        output = scheduler.schedule()
+        spent_s = time.perf_counter() - begin_s
+        is_admitting = trial % 2 == 1
+        if trial >= 4:
+            seconds[is_admitting].append(spent_s)
+        names = list(output.num_scheduled_tokens)
+        scheduler.update_from_output(
+            output,
+            ModelRunnerOutput(
+                req_ids=names,
+                req_id_to_index={name: place for place, name in enumerate(names)},
+                sampled_token_ids=[[1] for _ in names],
+                kv_connector_output=KVConnectorOutput(),
+            ),
+        )
+        if not is_admitting:  # the next step has a free slot
+            scheduler.finish_requests(scheduler.running[0].request_id, RequestStatus.FINISHED_ABORTED)
+    return {is_admitting: median(values) for is_admitting, values in seconds.items()}
