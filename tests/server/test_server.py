@@ -68,9 +68,22 @@ def test_same_tokens_through_preemption(server: ServerProcess) -> None:
     """Answers that outgrow the device cache are interrupted and resumed from host memory."""
     prompts = [SYSTEM + tokens(300 + agent, 350) for agent in range(8)]
     before = metric(server, "vllm:num_preemptions_total")
-    found = complete_all(server.base_url, prompts, 160)
+    found = complete_all(server.base_url, prompts, 260)
     assert metric(server, "vllm:num_preemptions_total") > before, "nothing was preempted: this proves nothing"
-    assert_same_tokens(found, from_scratch(server, prompts, 160))
+    assert_same_tokens(found, from_scratch(server, prompts, 260))
+
+
+def test_same_tokens_when_requests_begin_together(server: ServerProcess) -> None:
+    """Requests of one step share blocks that one of them is only computing: they must not be stored too early."""
+    pairs = [tokens(800 + pair, 96) for pair in range(12)]
+    prompts = [prefix + tokens(900 + 2 * pair + side, 40) for pair, prefix in enumerate(pairs) for side in range(2)]
+    complete_all(server.base_url, prompts, 4)
+    wait_until(lambda: metric(server, "vllm:num_requests_running") == 0)
+    httpx.post(f"{server.base_url}/reset_prefix_cache", timeout=10).raise_for_status()  # the device's only
+    before = metric(server, "elmas:load_blocks_total")
+    found = complete_all(server.base_url, prompts, 8)
+    assert metric(server, "elmas:load_blocks_total") > before
+    assert_same_tokens(found, from_scratch(server, prompts, 8))
 
 
 def test_requests_longer_than_the_free_part_of_the_device(server: ServerProcess) -> None:

@@ -154,20 +154,14 @@ class Server:
                     self._copy("load", load)
                     confirmations.loads[load.owner] = 1
                 self.copies = [copy for copy in self.copies if copy[0] == "store"]
+        finished_loads: set[str] = set()
+        # Copies run beside the model: some are done before it has computed anything in this step, some after.
+        self._copy_some(confirmations, finished_loads)
         sampled: dict[str, list[int]] = {}
         for name, first, n_tokens, blocks in step.work:
             sampled[name] = self._compute(name, first, n_tokens, blocks)
         names = list(sampled)
-        finished_loads: set[str] = set()
-        self.rng.shuffle(self.copies)
-        n_now = len(self.copies) if self.synchronous else self.rng.randint(0, len(self.copies))
-        for kind, transfer in self.copies[:n_now]:
-            self._copy(kind, transfer)
-            if kind == "load":
-                finished_loads.add(transfer.owner)
-            else:
-                confirmations.stores[transfer.number] = 1
-        self.copies = self.copies[n_now:]
+        self._copy_some(confirmations, finished_loads)
         has_news = confirmations.stores or confirmations.loads
         return ModelRunnerOutput(
             req_ids=names,
@@ -177,6 +171,17 @@ class Server:
                 finished_recving=finished_loads or None, kv_connector_worker_meta=confirmations if has_news else None
             ),
         )
+
+    def _copy_some(self, confirmations: Confirmations, finished_loads: set[str]) -> None:
+        self.rng.shuffle(self.copies)
+        n_now = len(self.copies) if self.synchronous else self.rng.randint(0, len(self.copies))
+        for kind, transfer in self.copies[:n_now]:
+            self._copy(kind, transfer)
+            if kind == "load":
+                finished_loads.add(transfer.owner)
+            else:
+                confirmations.stores[transfer.number] = 1
+        self.copies = self.copies[n_now:]
 
     def _compute(self, name: str, first: int, n_tokens: int, blocks: list[int]) -> list[int]:
         sequence = self.sequences[name]

@@ -40,7 +40,7 @@ SHAPES = {
     "roomy": {"n_blocks": 60, "n_rows": 200},
     "tight device": {"n_blocks": 24, "n_rows": 200},
     "preempting": {"n_blocks": 24, "n_rows": 40, "max_num_seqs": 8},
-    "tiny tier": {"n_blocks": 24, "n_rows": 12},
+    "tiny tier": {"n_blocks": 24, "n_rows": 20},
     "one row": {"n_blocks": 24, "n_rows": 1},
     "chunked": {"n_blocks": 40, "n_rows": 100, "max_batched_tokens": 5},
 }
@@ -70,6 +70,22 @@ def test_synchronous_copies(model_shape: str) -> None:
     assert all(answer == expected[name] for name, answer in answers.items())
     assert server.n_loaded_blocks > 0
     assert_nothing_left(server)
+
+
+def test_a_prefix_that_two_requests_begin_together_is_not_stored_before_it_is_computed(model_shape: str) -> None:
+    """vLLM lets the second request use blocks that the first one computes in the same step."""
+    for seed in range(10):
+        server = Server(model_shape, {}, n_blocks=60, n_rows=100, max_batched_tokens=64, seed=seed)
+        prompts = {f"{turn}-{place}": [turn] * 8 + [place] * 8 for turn in range(4) for place in range(3)}
+        for turn in range(4):
+            for place in range(3):
+                server.add(f"{turn}-{place}", prompts[f"{turn}-{place}"], 2)
+            server.run()
+        assert server.scheduler.kv_cache_manager.reset_prefix_cache()
+        for name, prompt in prompts.items():
+            server.add(f"again-{name}", prompt, 2)
+        server.run()
+        assert server.n_loaded_blocks > 0
 
 
 @pytest.mark.parametrize("settings", [{"store": False}, {"load": False}])

@@ -25,10 +25,15 @@ OVERDUE_CHECK_S = 1.0
 
 @dataclass
 class _Tracked:
-    """A live request, and how many of its blocks were considered for storing."""
+    """A live request, how many of its blocks were considered for storing, and whether it begins in this step.
+
+    vLLM lets a request that begins use device blocks that another one computes in the same step. Until that step is
+    done, what counts as computed may not be there yet.
+    """
 
     request: Any
     n_considered: int = 0
+    begins: bool = False
 
 
 class SchedulerHalf:
@@ -83,6 +88,7 @@ class SchedulerHalf:
             self._loads.append(acceptance.load)
         tracked = self._tracked.get(request.request_id)
         if tracked is not None:
+            tracked.begins = True
             # What is resident now needs no look when it is computed or loaded.
             tracked.n_considered = max(tracked.n_considered, acceptance.n_resident)
 
@@ -104,7 +110,11 @@ class SchedulerHalf:
         self.tier.end_offers()
         for request_id in scheduled:
             tracked = self._tracked.get(request_id)
-            if tracked is not None:
+            if tracked is None:
+                continue
+            if tracked.begins:
+                tracked.begins = False
+            else:
                 self._store_completed(tracked)
         self._report_overdue()
 

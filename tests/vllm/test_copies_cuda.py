@@ -1,0 +1,67 @@
+"""The CUDA copy engine: every byte of a block goes where it belongs. Skipped where there is no GPU."""
+
+import pytest
+import torch
+
+from elmas.cache.rows import as_rows
+from elmas.movement.transfers import Transfer
+from elmas.tiers.host import HostRegion, align_row
+from elmas.vllm.geometry import geometry_of
+from tests.vllm.test_copies import N_BLOCKS, kv_caches
+
+pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+
+
+@pytest.mark.parametrize("layout", ["LBHNC", "LBNHC", "BLHNC"])
+def test_a_block_comes_back_whole(layout: str) -> None:
+    from elmas.vllm.copy_cuda import StreamCopyEngine
+
+    caches = on_gpu(kv_caches(layout))
+    geometry = geometry_of(caches, N_BLOCKS)
+    region = HostRegion.create(6, align_row(2 * geometry.block_bytes))
+    engine = StreamCopyEngine(torch.device("cuda"), geometry, region, shard_offset=geometry.block_bytes)
+    before = {name: cache.clone() for name, cache in caches.items()}
+
+    engine.submit([], [Transfer(0, "a", as_rows([5, 0, 3]), [2, 7, 4])])
+    engine.wait_for_all()
+    assert engine.poll().stores == [0]
+    assert not region.rows[:, : geometry.block_bytes].any(), "another rank's shard was written"
+
+    engine.submit([Transfer(1, "b", as_rows([0, 3]), [1, 9])], [])
+    engine.wait_for_any(timeout_s=10)
+    engine.wait_for_all()
+    assert engine.poll().loads == {"b"}
+    engine.close()
+    source = {1: 7, 9: 4}
+    for name, cache in caches.items():
+        for block in range(N_BLOCKS):
+            assert torch.equal(cache[block], before[name][source.get(block, block)])
+
+
+def test_a_store_sees_what_was_launched_before_it() -> None:
+    """The copy waits for the kernels that write its source, without the host waiting for either."""
+    from elmas.vllm.copy_cuda import StreamCopyEngine
+
+    caches = {"layer.0": torch.zeros(2, 1, 1, 1 << 20, device="cuda")}
+    geometry = geometry_of(caches, 2)
+    region = HostRegion.create(2, align_row(geometry.block_bytes))
+    engine = StreamCopyEngine(torch.device("cuda"), geometry, region, 0)
+    torch.cuda._sleep(200_000_000)
+    caches["layer.0"][1].fill_(1.0)
+    engine.submit([], [Transfer(0, "a", as_rows([0]), [1])])
+    assert engine.poll().stores == [], "the copy did not wait for the kernel"
+    engine.wait_for_all()
+    assert engine.poll().stores == [0]
+    assert (region.rows[0].view("float32")[: 1 << 20] == 1.0).all()
+    engine.close()
+
+
+def on_gpu(caches: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
+    """Move tensors that are views of one storage, keeping offsets and strides."""
+    storage = next(iter(caches.values())).untyped_storage().cuda()
+    return {
+        name: torch.empty(0, dtype=cache.dtype, device="cuda").set_(
+            storage, cache.storage_offset(), cache.shape, cache.stride()
+        )
+        for name, cache in caches.items()
+    }
