@@ -93,7 +93,7 @@ def test_a_longer_conversation_begins_with_the_shorter_one(
 
 
 @settings(max_examples=50)
-@given(MESSAGES, st.lists(st.sampled_from(tokenizer.word_ids()), max_size=20))
+@given(MESSAGES, st.lists(st.sampled_from(tokenizer.output_ids()), max_size=20))
 def test_a_generated_answer_returns_as_the_same_tokens(loaded: Any, messages: list[Message], answer: list[int]) -> None:
     prompt_ids = ids(loaded, render(loaded, messages, prompt=True))
     history = [

@@ -69,7 +69,7 @@ def test_an_early_token_changes_late_ones(language_model: Any, prompt_ids: torch
     assert changed > 0.2
 
 
-def test_only_whole_words_are_generated_and_they_vary(language_model: Any, prompt_ids: torch.Tensor) -> None:
+def test_only_whole_words_and_digits_are_generated_and_they_vary(language_model: Any, prompt_ids: torch.Tensor) -> None:
     next_ids = logits(language_model, prompt_ids, 500).argmax(-1).tolist()
-    assert set(next_ids) <= set(tokenizer.word_ids())
+    assert set(next_ids) <= set(tokenizer.output_ids())
     assert len(set(next_ids)) > 100

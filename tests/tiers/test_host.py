@@ -67,3 +67,15 @@ def _shared_memory_kib() -> int:
         if line.startswith("Shmem:"):
             return int(line.split()[1])
     raise AssertionError("no Shmem line")
+
+
+def test_populating_backs_every_page_and_keeps_contents() -> None:
+    region = HostRegion.create(64, 1 << 20)
+    region.rows[3] = 9
+    before_kib = _shared_memory_kib()
+    errors: list[OSError] = []
+    region.populate_in_background(errors.append).join()
+    assert errors == []
+    assert _shared_memory_kib() - before_kib > 60 << 10
+    assert (region.rows[3] == 9).all()
+    assert not region.rows[4:].any()

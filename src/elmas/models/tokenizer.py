@@ -20,6 +20,7 @@ from elmas.models.presets import TOKENIZER_VOCABULARY
 PAD, START, END = "<|pad|>", "<|im_start|>", "<|im_end|>"
 SPECIAL_TOKENS = (PAD, START, END)
 _WORD = re.compile(r"\b[a-z]{2,}\b")
+_DIGITS = frozenset("0123456789")
 
 
 def corpus() -> list[str]:
@@ -60,8 +61,8 @@ def train() -> Tokenizer:
     return tokenizer
 
 
-def word_ids() -> list[int]:
-    """Return the ids of the tokens that are a space and a whole word of the training text, in order.
+def output_ids() -> list[int]:
+    """Return the ids a random model may generate, in order: a space and a whole word of the training text, or a digit.
 
     Text made of these tokens alone is tokenized back to the same tokens, so an answer that returns as history has the
     ids that the server generated.
@@ -69,7 +70,7 @@ def word_ids() -> list[int]:
     tokenizer = train()
     words = set(_WORD.findall("\n".join(corpus())))
     pieces = ((index, tokenizer.decode([index])) for index in range(tokenizer.get_vocab_size()))
-    return [index for index, piece in pieces if piece[:1] == " " and piece[1:] in words]
+    return [index for index, piece in pieces if (piece[:1] == " " and piece[1:] in words) or piece in _DIGITS]
 
 
 def digest() -> str:

@@ -15,7 +15,7 @@ from elmas.models.presets import Preset
 from elmas.models.weights import random_weights
 
 MANIFEST = "elmas_model.json"
-FORMAT_VERSION = 1
+FORMAT_VERSION = 2
 """Raised whenever the same preset and seed would give other files than before."""
 
 _ARCHITECTURES = {"llama": "LlamaForCausalLM", "qwen3": "Qwen3ForCausalLM"}
@@ -116,7 +116,7 @@ def _write_files(preset: Preset, seed: int, directory: Path) -> None:
     _write_json(directory / "generation_config.json", ends)
     tokenizer.write_tokenizer(directory, preset.max_positions)
     if preset.has_weights:
-        tensors = dict(random_weights(preset, seed, tokenizer.word_ids()))
+        tensors = dict(random_weights(preset, seed, tokenizer.output_ids()))
         (directory / "model.safetensors").write_bytes(save(tensors, metadata={"format": "pt"}))
 
 

@@ -5,6 +5,7 @@ overtake stores between two blocks, since a request waits for them.
 """
 
 import ctypes
+import errno
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -16,6 +17,7 @@ from elmas.movement.transfers import Transfer
 from elmas.tiers.host import HostRegion
 from elmas.vllm.copy_engine import Finished
 from elmas.vllm.geometry import Geometry, Segment
+from elmas.vllm.log import logger
 
 _BLOCKS_PER_TURN = 4
 """Blocks of a store that are copied before looking whether a load has come in."""
@@ -27,6 +29,7 @@ class ThreadCopyEngine:
     starts_early = True
 
     def __init__(self, geometry: Geometry, region: HostRegion, shard_offset: int) -> None:
+        region.populate_in_background(_report_unbacked)
         self._pairs = list(_views(geometry, region, shard_offset))
         self._changed = threading.Condition()
         self._loads: deque[Transfer] = deque()
@@ -118,6 +121,12 @@ class ThreadCopyEngine:
         # Appending and popping at the ends of a deque is atomic, and only this thread pops.
         while self._loads:
             self._load(self._loads.popleft())
+
+
+def _report_unbacked(error: OSError) -> None:
+    if error.errno == errno.EINVAL:
+        return  # an old kernel: pages are backed when they are first written
+    logger.error("elmas: the memory of the host tier is not there (%s): lower --host-memory", error.strerror)
 
 
 def _views(
