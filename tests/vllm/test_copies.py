@@ -29,13 +29,16 @@ def kv_caches(layout: str) -> dict[str, torch.Tensor]:
     elif layout == "BLHNC":
         storage = torch.randn(N_BLOCKS, N_LAYERS, HEADS, TOKENS, CHANNELS)
         views = [storage[:, layer] for layer in range(N_LAYERS)]
+    elif layout == "uneven":  # layers in allocations of their own
+        spacing = [torch.randn(N_BLOCKS * (number + 1), HEADS, TOKENS, CHANNELS) for number in range(N_LAYERS)]
+        views = [storage[:N_BLOCKS] for storage in spacing]
     else:
         storage = torch.randn(N_LAYERS, HEADS, N_BLOCKS, TOKENS, CHANNELS)
         views = [layer.transpose(0, 1) for layer in storage]
     return {f"layer.{number}": view for number, view in enumerate(views)}
 
 
-@pytest.mark.parametrize(("layout", "n_segments"), [("LBHNC", 3), ("LBNHC", 3), ("BLHNC", 1)])
+@pytest.mark.parametrize(("layout", "n_segments"), [("LBHNC", 3), ("LBNHC", 3), ("BLHNC", 1), ("uneven", 3)])
 def test_a_block_comes_back_whole(layout: str, n_segments: int) -> None:
     caches = kv_caches(layout)
     geometry = geometry_of(caches, N_BLOCKS)
@@ -58,6 +61,27 @@ def test_a_block_comes_back_whole(layout: str, n_segments: int) -> None:
     for name, cache in caches.items():
         for block in range(N_BLOCKS):
             assert torch.equal(cache[block], before[name][source.get(block, block)])
+
+
+def test_runs_of_blocks_and_rows_are_copied_whole() -> None:
+    """Consecutive blocks to consecutive rows, cut where either jumps."""
+    caches = kv_caches("LBHNC")
+    geometry = geometry_of(caches, N_BLOCKS)
+    region = HostRegion.create(20, align_row(geometry.block_bytes))
+    engine = ThreadCopyEngine(geometry, region, 0)
+    before = {name: cache.clone() for name, cache in caches.items()}
+    blocks, rows = [0, 1, 2, 4, 5, 6, 7, 9], [3, 4, 5, 6, 7, 10, 11, 0]
+    engine.submit([], [Transfer(0, "a", as_rows(rows), blocks)])
+    engine.wait_for_all()
+    for cache in caches.values():
+        cache.zero_()
+    engine.submit([Transfer(1, "b", as_rows(rows), blocks)], [])
+    engine.wait_for_all()
+    engine.close()
+    for name, cache in caches.items():
+        for block in range(N_BLOCKS):
+            expected = before[name][block] if block in blocks else torch.zeros_like(before[name][block])
+            assert torch.equal(cache[block], expected)
 
 
 def test_kernel_blocks_are_joined_to_the_schedulers_blocks() -> None:

@@ -145,6 +145,32 @@ def game(
         raise typer.Exit(1)
 
 
+@bench.command()
+def scheduler(
+    waiting: Annotated[int, typer.Option(min=1, help="requests that wait while a step is timed")] = 1000,
+    model: Annotated[Path, typer.Option(help="model directory, of which the configuration is read")] = _TINY,
+    result_dir: Annotated[Path, typer.Option(help="where the results go")] = _RESULTS,
+) -> None:
+    """Time what the cache costs vLLM's scheduler, without a server: per request and per step, against budgets."""
+    import os
+
+    os.environ.update(VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1")
+    from elmas.bench.arms import ensure_tiny_model, write_json
+    from elmas.bench.scheduler import measure_scheduler, request_table, step_table
+
+    if model == _TINY:
+        ensure_tiny_model(model)
+    result = measure_scheduler(model, waiting)
+    write_json(result_dir / "scheduler.json", result.to_json())
+    console = _console()
+    console.print(request_table(result))
+    console.print(step_table(result))
+    print(f"written: {result_dir / 'scheduler.json'}")
+    if not result.within_budget:
+        typer.echo("over budget", err=True)
+        raise typer.Exit(1)
+
+
 def _console() -> "Console":
     from rich.console import Console
 

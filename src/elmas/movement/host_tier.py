@@ -73,6 +73,11 @@ class HostTier:
         """Store transfers on their way."""
         return len(self._stores)
 
+    @property
+    def store_allowance(self) -> int:
+        """Device blocks that may still be held for their copy."""
+        return self._max_store_blocks - self._stores.n_blocks_in_flight
+
     def is_loading(self, request: str) -> bool:
         """Return whether the request's load is on its way."""
         return request in self._loads
@@ -132,7 +137,7 @@ class HostTier:
         Considers fewer when too many copies are on their way; the caller comes back with the rest. What finds no row is
         dropped together with everything after it, which could not be reached without it.
         """
-        allowance = self._max_store_blocks - self._stores.n_blocks_in_flight
+        allowance = self.store_allowance
         wanted: list[int] = []
         end = first
         while end < last and len(wanted) < allowance:

@@ -119,9 +119,11 @@ class ElmasConnector(KVConnectorBase_V1, SupportsHMA):
         return n_tokens, n_tokens > 0 and self.settings.async_copies
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
-        """Device blocks were allocated. Not contained: a load that vLLM counts on must be ordered."""
-        block_ids = blocks.get_block_ids()[0] if num_external_tokens else ()
-        self.scheduler_half.accept(request, block_ids, num_external_tokens)
+        """Device blocks were allocated. A load that vLLM counts on must be ordered: an error there is not contained."""
+        if num_external_tokens:
+            self.scheduler_half.accept(request, blocks.get_block_ids()[0], num_external_tokens)
+        else:
+            self._contain(lambda: self.scheduler_half.accept(request, (), 0), None)
 
     def build_connector_meta(self, scheduler_output: Any) -> StepOrders:
         """Return this step's copies."""

@@ -1,11 +1,13 @@
 """Copies by one background thread, for a device whose memory is host memory.
 
-The copies run beside the model's forward pass: NumPy releases the interpreter lock for each piece it copies. Loads
-overtake stores between two blocks, since a request waits for them.
+The copies run beside the model's forward pass: NumPy releases the interpreter lock for each piece it copies. The pieces
+are large, runs of blocks with all their layers, because the model's thread pays for every time the lock changes hands.
+Loads overtake stores between two pieces, since a request waits for them.
 """
 
 import ctypes
 import errno
+import itertools
 import threading
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -19,8 +21,8 @@ from elmas.vllm.copy_engine import Finished
 from elmas.vllm.geometry import Geometry, Segment
 from elmas.vllm.log import logger
 
-_BLOCKS_PER_TURN = 4
-"""Blocks of a store that are copied before looking whether a load has come in."""
+_BLOCKS_PER_PIECE = 8
+"""Blocks that are copied at once at most; a load waits for one piece of a store."""
 
 
 class ThreadCopyEngine:
@@ -98,20 +100,19 @@ class ThreadCopyEngine:
             return (self._stores.popleft(), False) if self._stores else None
 
     def _load(self, transfer: Transfer) -> None:
-        for row, block in zip(transfer.rows.tolist(), transfer.device_blocks, strict=True):
+        for rows, blocks in _pieces(transfer):
             for device, host in self._pairs:
-                device[block] = host[row]
+                device[blocks] = host[rows]
         with self._changed:
             self._n_under_way -= 1
             self._finished.loads.add(transfer.owner)
             self._changed.notify_all()
 
     def _store(self, transfer: Transfer) -> None:
-        for n_copied, (row, block) in enumerate(zip(transfer.rows.tolist(), transfer.device_blocks, strict=True)):
-            if n_copied % _BLOCKS_PER_TURN == 0:
-                self._load_what_waits()
+        for rows, blocks in _pieces(transfer):
+            self._load_what_waits()
             for device, host in self._pairs:
-                host[row] = device[block]
+                host[rows] = device[blocks]
         with self._changed:
             self._n_under_way -= 1
             self._finished.stores.append(transfer.number)
@@ -129,17 +130,47 @@ def _report_unbacked(error: OSError) -> None:
     logger.error("elmas: the memory of the host tier is not there (%s): lower --host-memory", error.strerror)
 
 
+def _pieces(transfer: Transfer) -> Iterator[tuple[slice, slice]]:
+    """Yield the transfer as runs of consecutive rows and consecutive blocks."""
+    rows, blocks = transfer.rows.tolist(), transfer.device_blocks
+    if len(rows) != len(blocks):
+        raise ValueError(f"{len(rows)} rows for {len(blocks)} blocks")
+    first = 0
+    for end in range(1, len(rows) + 1):
+        goes_on = end < len(rows) and rows[end] == rows[end - 1] + 1 and blocks[end] == blocks[end - 1] + 1
+        if not goes_on or end - first == _BLOCKS_PER_PIECE:
+            n_blocks = end - first
+            yield slice(rows[first], rows[first] + n_blocks), slice(blocks[first], blocks[first] + n_blocks)
+            first = end
+
+
 def _views(
     geometry: Geometry, region: HostRegion, shard_offset: int
 ) -> Iterator[tuple[NDArray[np.uint8], NDArray[np.uint8]]]:
-    """Yield, per segment, the device's blocks (n_blocks, n_bytes) and the host's rows (n_rows, n_bytes)."""
+    """Yield the device's blocks and the host's rows as arrays of shape (blocks or rows, layers, bytes).
+
+    There is one pair of arrays if all layers lie at equal distances, as in one allocation, else one for each layer.
+    """
+    segments = geometry.segments
+    distance = segments[1].address - segments[0].address if len(segments) > 1 else 0
+    is_even = all(
+        (later.address - earlier.address, later.n_bytes, later.stride_bytes)
+        == (distance, earlier.n_bytes, earlier.stride_bytes)
+        for earlier, later in itertools.pairwise(segments)
+    )
     offset = shard_offset
-    for segment in geometry.segments:
-        yield _device_view(segment, geometry.n_blocks), region.rows[:, offset : offset + segment.n_bytes]
-        offset += segment.n_bytes
+    for group in [segments] if is_even else [(segment,) for segment in segments]:
+        n_bytes = sum(segment.n_bytes for segment in group)
+        host = region.rows[:, offset : offset + n_bytes]
+        shape = (region.n_rows, len(group), group[0].n_bytes)
+        strides = (region.row_bytes, group[0].n_bytes, 1)
+        yield _device_view(group, geometry.n_blocks, distance), np.lib.stride_tricks.as_strided(host, shape, strides)
+        offset += n_bytes
 
 
-def _device_view(segment: Segment, n_blocks: int) -> NDArray[np.uint8]:
-    span = (n_blocks - 1) * segment.stride_bytes + segment.n_bytes
-    memory = np.ctypeslib.as_array((ctypes.c_uint8 * span).from_address(segment.address))
-    return np.lib.stride_tricks.as_strided(memory, (n_blocks, segment.n_bytes), (segment.stride_bytes, 1))
+def _device_view(segments: Sequence[Segment], n_blocks: int, distance: int) -> NDArray[np.uint8]:
+    first = segments[0]
+    span = (n_blocks - 1) * first.stride_bytes + (len(segments) - 1) * distance + first.n_bytes
+    memory = np.ctypeslib.as_array((ctypes.c_uint8 * span).from_address(first.address))
+    shape, strides = (n_blocks, len(segments), first.n_bytes), (first.stride_bytes, distance, 1)
+    return np.lib.stride_tricks.as_strided(memory, shape, strides)

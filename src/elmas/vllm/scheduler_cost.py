@@ -14,6 +14,7 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import RequestStatus
 
 from elmas.vllm.bare_scheduler import RequestMaker, make_bare_scheduler
+from elmas.vllm.metadata import Confirmations
 from elmas.vllm.scheduler import make_scheduler
 
 BLOCK_SIZE = 16
@@ -52,6 +53,11 @@ class StepCost:
     is_admitting: bool
     microseconds: float
     noop_microseconds: float
+
+    @property
+    def budget_microseconds(self) -> float:
+        """What a whole step may take."""
+        return 1000.0
 
 
 def request_costs(model: str, sizes: Sequence[int], n_trials: int = 15) -> list[RequestCost]:
@@ -152,6 +158,13 @@ def _step(scheduler: Any, sampled: dict[str, list[int]], finished_loads: set[str
     )
 
 
+def _all_stored(orders: Any) -> KVConnectorOutput:
+    """The worker's answer when it has done all stores at once."""
+    stores = getattr(orders, "stores", ())
+    news = Confirmations({transfer.number: 1 for transfer in stores}, {}) if stores else None
+    return KVConnectorOutput(kv_connector_worker_meta=news)
+
+
 def _step_seconds(
     model: str, connector: str, scheduler_class: Any, n_waiting: int, n_prompt_blocks: int, n_trials: int
 ) -> dict[bool, float]:
@@ -187,7 +200,7 @@ def _step_seconds(
                 req_ids=names,
                 req_id_to_index={name: place for place, name in enumerate(names)},
                 sampled_token_ids=[[1] for _ in names],
-                kv_connector_output=KVConnectorOutput(),
+                kv_connector_output=_all_stored(output.kv_connector_metadata),
             ),
         )
         if not is_admitting:  # the next step has a free slot

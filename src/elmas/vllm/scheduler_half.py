@@ -168,7 +168,7 @@ class SchedulerHalf:
         n_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
         last = min(n_tokens // self.block_size, len(request.block_hashes))
         first = tracked.n_considered
-        if last <= first or self.is_off or not self._settings.store:
+        if last <= first or self.is_off or not self._settings.store or self.tier.store_allowance <= 0:
             return
         blocks = self._manager.get_blocks(request.request_id).blocks[0][first:last]
         ids = [block.block_id for block in blocks]

@@ -1,0 +1,69 @@
+"""What the cache costs vLLM's scheduler: the measurement of `elmas.vllm.scheduler_cost` against its budgets."""
+
+from collections.abc import Sequence
+from dataclasses import asdict, dataclass
+from pathlib import Path
+from typing import Any
+
+from rich.table import Table
+
+from elmas.bench.machine import describe_machine, describe_versions
+from elmas.vllm.scheduler_cost import RequestCost, StepCost, request_costs, step_costs
+
+SIZES = (16, 64, 256, 1024, 2000)
+"""Blocks of the requests that are timed."""
+
+
+@dataclass(frozen=True)
+class SchedulerResult:
+    """All measurements of one run."""
+
+    requests: Sequence[RequestCost]
+    steps: Sequence[StepCost]
+
+    @property
+    def within_budget(self) -> bool:
+        """Whether every measurement keeps to its budget."""
+        costs: list[RequestCost | StepCost] = [*self.requests, *self.steps]
+        return all(cost.microseconds <= cost.budget_microseconds for cost in costs)
+
+    def to_json(self) -> dict[str, Any]:
+        """Return everything as plain values."""
+        return {
+            "benchmark": "scheduler",
+            "machine": describe_machine(),
+            "versions": describe_versions(),
+            "requests": [{**asdict(cost), "budget_microseconds": cost.budget_microseconds} for cost in self.requests],
+            "steps": [{**asdict(cost), "budget_microseconds": cost.budget_microseconds} for cost in self.steps],
+        }
+
+
+def measure_scheduler(model: Path, n_waiting: int) -> SchedulerResult:
+    """Return the costs per request, by size, and per step with `n_waiting` requests waiting."""
+    return SchedulerResult(request_costs(str(model), SIZES), step_costs(str(model), n_waiting))
+
+
+def request_table(result: SchedulerResult) -> Table:
+    """Return the costs per request."""
+    table = Table(title="connector, per request, all blocks in host memory", title_justify="left")
+    for heading in ("blocks", "us", "budget, us"):
+        table.add_column(heading, justify="right")
+    for cost in result.requests:
+        table.add_row(str(cost.n_blocks), f"{cost.microseconds:.0f}", f"{cost.budget_microseconds:.0f}")
+    return table
+
+
+def step_table(result: SchedulerResult) -> Table:
+    """Return the costs per step."""
+    table = Table(title="scheduler, per step", title_justify="left")
+    for heading in ("waiting", "slot free", "us", "with the no-op connector, us", "budget, us"):
+        table.add_column(heading, justify="right")
+    for cost in result.steps:
+        table.add_row(
+            str(cost.n_waiting),
+            "yes" if cost.is_admitting else "no",
+            f"{cost.microseconds:.0f}",
+            f"{cost.noop_microseconds:.0f}",
+            f"{cost.budget_microseconds:.0f}",
+        )
+    return table
