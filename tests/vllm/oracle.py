@@ -99,10 +99,12 @@ class Server:
         self.in_flight: deque[tuple[Step, ModelRunnerOutput]] = deque()
         self.n_loaded_blocks = 0
 
-    def add(self, name: str, prompt: list[int], n_tokens: int, salt: str | None = None) -> None:
+    def add(
+        self, name: str, prompt: list[int], n_tokens: int, salt: str | None = None, lora: str | None = None
+    ) -> None:
         """A request arrives."""
-        request = self.maker.make(name, prompt, n_tokens, salt)
-        self.sequences[name] = Sequence(list(prompt), salt=hash(salt) % 1000 if salt else 1)
+        request = self.maker.make(name, prompt, n_tokens, salt, lora)
+        self.sequences[name] = Sequence(list(prompt), salt=hash((salt, lora)) % 1000 if salt or lora else 1)
         self.answers[name] = []
         self.scheduler.add_request(request)
 

@@ -113,18 +113,22 @@ def test_a_return_is_served_from_host_memory_after_eviction(model_shape: str) ->
     assert server.n_loaded_blocks - before == (len(prompt) + len(answer) - 1) // BLOCK_SIZE
 
 
-def test_tenants_with_different_salts_share_nothing(model_shape: str) -> None:
+@pytest.mark.parametrize("kind", ["salt", "lora"])
+def test_tenants_and_adapters_share_nothing(model_shape: str, kind: str) -> None:
     server = Server(model_shape, {}, n_blocks=12, n_rows=100)
     prompt = [3, 1, 4, 1] * 6
-    server.add("a", prompt, 4, salt="a")
+    server.add("a", prompt, 4, **{kind: "a"})
     server.run()
     for number in range(4):
         server.add(f"other-{number}", [number, 0, 1, 4] * 8, 4)
         server.run()
     before = server.n_loaded_blocks
-    server.add("b", prompt, 4, salt="b")
+    server.add("b", prompt, 4, **{kind: "b"} if kind == "salt" else {})
     server.run()
     assert server.n_loaded_blocks == before
+    server.add("again", prompt, 4, **{kind: "a"})
+    server.run()
+    assert server.n_loaded_blocks > before
 
 
 def test_reset_empties_the_tier(model_shape: str) -> None:

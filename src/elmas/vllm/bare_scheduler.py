@@ -4,6 +4,7 @@ from typing import Any
 
 from vllm import SamplingParams
 from vllm.engine.arg_utils import EngineArgs
+from vllm.lora.request import LoRARequest
 from vllm.utils.hashing import sha256
 from vllm.v1.core.kv_cache_utils import get_request_block_hasher, init_none_hash
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -81,9 +82,15 @@ class RequestMaker:
         self._hasher = get_request_block_hasher(block_size, sha256)
 
     def make(
-        self, name: str, prompt: list[int], n_tokens: int, salt: str | None = None, arrival_time: float | None = None
+        self,
+        name: str,
+        prompt: list[int],
+        n_tokens: int,
+        salt: str | None = None,
+        lora: str | None = None,
+        arrival_time: float | None = None,
     ) -> Any:
-        """Return a greedy request that generates exactly `n_tokens`."""
+        """Return a greedy request that generates exactly `n_tokens`; `lora` is the name of an adapter."""
         parameters = SamplingParams(max_tokens=n_tokens, ignore_eos=True, temperature=0.0)
         parameters.update_from_generation_config({}, None)
         return Request(
@@ -92,6 +99,7 @@ class RequestMaker:
             sampling_params=parameters,
             pooling_params=None,
             cache_salt=salt,
+            lora_request=LoRARequest(lora, 1, lora) if lora else None,
             arrival_time=arrival_time,
             block_hasher=self._hasher,
         )
