@@ -8,6 +8,7 @@ from typing import Any
 import pytest
 from transformers import AutoConfig, AutoTokenizer
 
+from elmas.cli.model import model
 from elmas.errors import UserError
 from elmas.models import writer
 from elmas.models.presets import PRESETS, Preset
@@ -106,3 +107,9 @@ def test_scaled_rotary_positions_reach_the_config() -> None:
     assert config["rope_scaling"]["factor"] == 32.0
     assert config["rope_scaling"]["original_max_position_embeddings"] == 8192
     assert json.loads(json.dumps(config)) == config
+
+
+def test_a_place_that_cannot_be_written_is_one_line(tmp_path: Path) -> None:
+    (tmp_path / "file").touch()
+    with pytest.raises(UserError, match="cannot write"):
+        model("tiny", tmp_path / "file" / "below")

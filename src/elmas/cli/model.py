@@ -17,12 +17,16 @@ def model(
     from rich.console import Console
     from rich.table import Table
 
+    from elmas.errors import UserError
     from elmas.models.presets import TOKENIZER_VOCABULARY, find_preset, kv_bytes_per_token, n_parameters
     from elmas.models.writer import write_model
     from elmas.units import format_bytes
 
     preset = find_preset(name)
-    result = write_model(preset, directory, seed=seed, force=force)
+    try:
+        result = write_model(preset, directory, seed=seed, force=force)
+    except OSError as error:
+        raise UserError(f"cannot write {directory} ({error.strerror}): choose another directory") from None
     table = Table(show_header=False)
     table.add_row("model", f"{preset.name}: {preset.note}")
     table.add_row("parameters", f"{n_parameters(preset) / 1e6:,.1f} million ({preset.dtype})")
