@@ -31,6 +31,7 @@ def test_every_shape_holds_the_tokenizer_and_only_tiny_is_exactly_as_large() -> 
 
 def test_names_are_found_in_any_case() -> None:
     assert find_preset("Llama-3-8B") is PRESETS["llama-3-8b"]
+    assert find_preset("3.2-1b") is PRESETS["llama-3.2-1b"]
 
 
 def test_an_unknown_name_lists_the_known_ones() -> None:

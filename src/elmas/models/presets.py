@@ -143,8 +143,11 @@ PRESETS: Mapping[str, Preset] = {
 
 
 def find_preset(name: str) -> Preset:
-    """Return the preset called `name`, in any case; raises UserError that lists the names for an unknown one."""
-    preset = PRESETS.get(name.lower())
+    """Return the preset called `name`, in any case and also without its "llama-".
+
+    Raises UserError that lists the names for an unknown one.
+    """
+    preset = PRESETS.get(name.lower()) or PRESETS.get(f"llama-{name.lower()}")
     if preset is None:
         raise UserError(f"unknown model {name!r}: choose one of {', '.join(PRESETS)}")
     return preset
