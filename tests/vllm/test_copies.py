@@ -3,6 +3,7 @@
 import random
 import threading
 import time
+from collections.abc import Callable
 
 import numpy as np
 import pytest
@@ -13,6 +14,7 @@ from elmas.errors import UserError
 from elmas.movement.transfers import Transfer
 from elmas.tiers.host import HostRegion, align_row
 from elmas.vllm.copy_cpu import ThreadCopyEngine
+from elmas.vllm.copy_engine import CopyEngine
 from elmas.vllm.geometry import geometry_of
 
 N_BLOCKS, N_LAYERS, HEADS, TOKENS, CHANNELS = 10, 3, 2, 4, 8
@@ -38,14 +40,11 @@ def kv_caches(layout: str) -> dict[str, torch.Tensor]:
     return {f"layer.{number}": view for number, view in enumerate(views)}
 
 
-@pytest.mark.parametrize(("layout", "n_segments"), [("LBHNC", 3), ("LBNHC", 3), ("BLHNC", 1), ("uneven", 3)])
-def test_a_block_comes_back_whole(layout: str, n_segments: int) -> None:
-    caches = kv_caches(layout)
+def check_round_trip(caches: dict[str, torch.Tensor], make_engine: Callable[..., CopyEngine]) -> None:
+    """Store three blocks, load two of them elsewhere; every byte of the caches is then what it should be."""
     geometry = geometry_of(caches, N_BLOCKS)
-    assert len(geometry.segments) == n_segments
-    assert geometry.block_bytes == N_LAYERS * HEADS * TOKENS * CHANNELS * 4
     region = HostRegion.create(6, align_row(2 * geometry.block_bytes))
-    engine = ThreadCopyEngine(geometry, region, shard_offset=geometry.block_bytes)
+    engine = make_engine(geometry, region, shard_offset=geometry.block_bytes)
     before = {name: cache.clone() for name, cache in caches.items()}
 
     engine.submit([], [Transfer(0, "a", as_rows([5, 0, 3]), [2, 7, 4])])
@@ -54,6 +53,7 @@ def test_a_block_comes_back_whole(layout: str, n_segments: int) -> None:
     assert not region.rows[:, : geometry.block_bytes].any(), "another rank's shard was written"
 
     engine.submit([Transfer(1, "b", as_rows([0, 3]), [1, 9])], [])
+    engine.wait_for_any(timeout_s=10)
     engine.wait_for_all()
     assert engine.poll().loads == {"b"}
     engine.close()
@@ -61,6 +61,15 @@ def test_a_block_comes_back_whole(layout: str, n_segments: int) -> None:
     for name, cache in caches.items():
         for block in range(N_BLOCKS):
             assert torch.equal(cache[block], before[name][source.get(block, block)])
+
+
+@pytest.mark.parametrize(("layout", "n_segments"), [("LBHNC", 3), ("LBNHC", 3), ("BLHNC", 1), ("uneven", 3)])
+def test_a_block_comes_back_whole(layout: str, n_segments: int) -> None:
+    caches = kv_caches(layout)
+    geometry = geometry_of(caches, N_BLOCKS)
+    assert len(geometry.segments) == n_segments
+    assert geometry.block_bytes == N_LAYERS * HEADS * TOKENS * CHANNELS * 4
+    check_round_trip(caches, ThreadCopyEngine)
 
 
 def test_runs_of_blocks_and_rows_are_copied_whole() -> None:

@@ -1,5 +1,7 @@
 """The CUDA copy engine: every byte of a block goes where it belongs. Skipped where there is no GPU."""
 
+from functools import partial
+
 import pytest
 import torch
 
@@ -7,7 +9,7 @@ from elmas.cache.rows import as_rows
 from elmas.movement.transfers import Transfer
 from elmas.tiers.host import HostRegion, align_row
 from elmas.vllm.geometry import geometry_of
-from tests.vllm.test_copies import N_BLOCKS, kv_caches
+from tests.vllm.test_copies import check_round_trip, kv_caches
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
 
@@ -16,26 +18,7 @@ pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(),
 def test_a_block_comes_back_whole(layout: str) -> None:
     from elmas.vllm.copy_cuda import StreamCopyEngine
 
-    caches = on_gpu(kv_caches(layout))
-    geometry = geometry_of(caches, N_BLOCKS)
-    region = HostRegion.create(6, align_row(2 * geometry.block_bytes))
-    engine = StreamCopyEngine(torch.device("cuda"), geometry, region, shard_offset=geometry.block_bytes)
-    before = {name: cache.clone() for name, cache in caches.items()}
-
-    engine.submit([], [Transfer(0, "a", as_rows([5, 0, 3]), [2, 7, 4])])
-    engine.wait_for_all()
-    assert engine.poll().stores == [0]
-    assert not region.rows[:, : geometry.block_bytes].any(), "another rank's shard was written"
-
-    engine.submit([Transfer(1, "b", as_rows([0, 3]), [1, 9])], [])
-    engine.wait_for_any(timeout_s=10)
-    engine.wait_for_all()
-    assert engine.poll().loads == {"b"}
-    engine.close()
-    source = {1: 7, 9: 4}
-    for name, cache in caches.items():
-        for block in range(N_BLOCKS):
-            assert torch.equal(cache[block], before[name][source.get(block, block)])
+    check_round_trip(on_gpu(kv_caches(layout)), partial(StreamCopyEngine, torch.device("cuda")))
 
 
 def test_a_store_sees_what_was_launched_before_it() -> None:

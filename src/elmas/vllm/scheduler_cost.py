@@ -146,6 +146,11 @@ def _play_load(scheduler: Any, request: Any) -> None:
 
 def _step(scheduler: Any, sampled: dict[str, list[int]], finished_loads: set[str] | None = None) -> None:
     output = scheduler.schedule()
+    _answer(scheduler, output, sampled, KVConnectorOutput(finished_recving=finished_loads))
+
+
+def _answer(scheduler: Any, output: Any, sampled: dict[str, list[int]], news: KVConnectorOutput) -> None:
+    """Play the worker: the step is done, these tokens were sampled."""
     names = list(output.num_scheduled_tokens)
     scheduler.update_from_output(
         output,
@@ -153,7 +158,7 @@ def _step(scheduler: Any, sampled: dict[str, list[int]], finished_loads: set[str
             req_ids=names,
             req_id_to_index={name: place for place, name in enumerate(names)},
             sampled_token_ids=[sampled.get(name, []) for name in names],
-            kv_connector_output=KVConnectorOutput(finished_recving=finished_loads),
+            kv_connector_output=news,
         ),
     )
 
@@ -193,16 +198,8 @@ def _step_seconds(
         is_admitting = trial % 2 == 1
         if trial >= 4:
             seconds[is_admitting].append(spent_s)
-        names = list(output.num_scheduled_tokens)
-        scheduler.update_from_output(
-            output,
-            ModelRunnerOutput(
-                req_ids=names,
-                req_id_to_index={name: place for place, name in enumerate(names)},
-                sampled_token_ids=[[1] for _ in names],
-                kv_connector_output=_all_stored(output.kv_connector_metadata),
-            ),
-        )
+        sampled = {name: [1] for name in output.num_scheduled_tokens}
+        _answer(scheduler, output, sampled, _all_stored(output.kv_connector_metadata))
         if not is_admitting:  # the next step has a free slot
             scheduler.finish_requests(scheduler.running[0].request_id, RequestStatus.FINISHED_ABORTED)
     return {is_admitting: median(values) for is_admitting, values in seconds.items()}
