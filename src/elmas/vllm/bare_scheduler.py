@@ -70,7 +70,7 @@ def make_bare_scheduler(
     )
     if hasattr(scheduler.connector, "scheduler_half"):
         region = RegionHandle(pid=0, fd=0, n_rows=n_host_rows, row_bytes=ROW_ALIGNMENT_BYTES)
-        scheduler.connector.set_xfer_handshake_metadata({0: Handshake(region, ROW_ALIGNMENT_BYTES)})
+        scheduler.connector.set_xfer_handshake_metadata({0: Handshake(region)})
     return scheduler
 
 

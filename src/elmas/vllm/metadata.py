@@ -44,7 +44,6 @@ class Confirmations(KVConnectorWorkerMetadata):
 
 @dataclass
 class Handshake(KVConnectorHandshakeMetadata):
-    """Worker to scheduler, once at start: where the host region is and how it is cut."""
+    """Worker to scheduler, once at start: where the host region is and how many rows it has."""
 
     region: RegionHandle
-    shard_bytes: int

@@ -1,6 +1,7 @@
 """The entry point `vllm.general_plugins`: vLLM calls `register` once in each of its processes."""
 
 import json
+import multiprocessing
 import sys
 from collections.abc import Sequence
 
@@ -29,6 +30,8 @@ def register() -> None:
             KVConnectorFactory.get_connector_class_by_name(name)
         except ValueError:
             KVConnectorFactory.register_connector(name, module, name)
+    if multiprocessing.parent_process() is not None:
+        return  # an inner process: it has its parent's command line, but the memory may be taken by the server itself
     try:
         check_command_line(sys.argv)
     except UserError as error:
@@ -48,7 +51,7 @@ def check_command_line(argv: Sequence[str]) -> None:
     block_size = _value(argv, "--block-size") or ""
     check_cache(
         settings,
-        _value(argv, "--model") or next((word for word in argv[1:] if word not in ("serve",) and word[:1] != "-"), ""),
+        _value(argv, "--model") or next((word for word in argv[1:] if word != "serve" and word[:1] != "-"), ""),
         int(block_size) if block_size.isdecimal() else _LEAST_BLOCK_SIZE,
         _value(argv, "--dtype"),
         _value(argv, "--kv-cache-dtype"),

@@ -42,7 +42,7 @@ class WorkerHalf:
         region = self._map_region(geometry, rank)
         self._engine = make_copy_engine(device, geometry, region, rank * geometry.block_bytes)
         self._region = region
-        self._handshake = Handshake(region.handle, geometry.block_bytes)
+        self._handshake = Handshake(region.handle)
         if rank == 0:
             logger.info(
                 "elmas: host tier of %s: %d blocks of %s in rows of %s, %d segments per block",
