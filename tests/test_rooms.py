@@ -13,10 +13,10 @@ ALLOWED = {
     "tiers": {"cache"},
     "models": set(),
     "vllm": {"cache", "movement", "scheduling", "tiers"},
-    "serve": {"cache"},
+    "serve": {"cache", "tiers"},
     "agents": set(),
     "bench": {"agents", "serve", "models", "cache", "movement", "tiers", "vllm"},
-    "cli": {"agents", "bench", "serve", "models"},
+    "cli": {"agents", "bench", "serve", "models", "tiers"},
 }
 BASE = {"errors", "units", "settings", "preflight", "__init__"}
 PURE = {"cache", "movement", "scheduling"}

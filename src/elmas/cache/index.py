@@ -4,7 +4,8 @@ A row is free, being written, or resident. Only resident rows can be found; a ro
 `commit`, so a reader never sees half a block. A pinned row is never evicted; every pin has an owner and a deadline.
 """
 
-from collections.abc import Iterable, Sequence
+from collections import deque
+from collections.abc import Sequence
 from dataclasses import dataclass
 from itertools import repeat
 
@@ -36,8 +37,7 @@ class Occupancy:
 class TierIndex:
     """The index of one tier of `n_rows` rows.
 
-    Costs: `lookup`, `pin`, `unpin` and `use` run at C speed per block; `reserve` and `commit` cost about a microsecond
-    per block. Not thread-safe: one thread owns an index.
+    Everything runs at C speed per block. Not thread-safe: one thread owns an index.
     """
 
     def __init__(self, n_rows: int, policy: RetentionPolicy) -> None:
@@ -48,7 +48,7 @@ class TierIndex:
         self._policy = policy
         self._resident: dict[BlockHash, int] = {}
         self._writing: dict[BlockHash, int] = {}
-        self._hash_of: list[BlockHash | None] = [None] * n_rows
+        self._hash_of = np.full(n_rows, None, dtype=object)
         self._free: list[int] = list(range(n_rows - 1, -1, -1))
         self._n_pins: NDArray[np.int32] = np.zeros(n_rows, dtype=np.int32)
         self._pins: dict[str, Pin] = {}
@@ -68,11 +68,22 @@ class TierIndex:
         """Tell the policy that a request reads these resident rows (or has them on the device)."""
         self._policy.use(rows, now_s)
 
+    def blocks_in(self, rows: Rows) -> list[BlockHash]:
+        """Return the blocks of rows that are resident or being written."""
+        blocks: list[BlockHash] = self._hash_of[rows].tolist()
+        return blocks
+
     def pin(self, owner: str, rows: Rows, deadline_s: float) -> None:
         """Keep resident rows from eviction until `unpin(owner)`. One pin per owner at a time: KeyError otherwise."""
         if owner in self._pins:
             raise KeyError(f"{owner} holds a pin already")
         self._pins[owner] = Pin(rows, deadline_s)
+        self._n_pins[rows] += 1
+
+    def extend_pin(self, owner: str, rows: Rows) -> None:
+        """Add resident rows that the owner's pin does not have yet. KeyError when it holds none."""
+        pin = self._pins[owner]
+        self._pins[owner] = Pin(np.concatenate((pin.rows, rows)), pin.deadline_s)
         self._n_pins[rows] += 1
 
     def unpin(self, owner: str) -> bool:
@@ -103,41 +114,37 @@ class TierIndex:
             self._n_pins[keep] += 1
             self._evict(self._policy.victims(n_missing, self._n_pins))
             self._n_pins[keep] -= 1
-        rows: list[int] = []
-        for block in blocks:
-            if not self._free:
-                break
-            if self.is_held(block):
-                raise ValueError("the block is held already: look it up before reserving")
-            row = self._free.pop()
-            self._writing[block] = row
-            self._hash_of[row] = block
-            rows.append(row)
-        return as_rows(rows)
+        n_placed = min(len(blocks), len(self._free))
+        placed = blocks[:n_placed]
+        if not (self._resident.keys().isdisjoint(placed) and self._writing.keys().isdisjoint(placed)):
+            raise ValueError("a block is held already: look it up before reserving")
+        if n_placed == 0:
+            return no_rows()
+        rows = self._free[-n_placed:]
+        del self._free[-n_placed:]
+        self._writing.update(zip(placed, rows, strict=True))
+        if len(self._writing) + len(self._resident) + len(self._free) != self.n_rows:
+            raise ValueError("a block is twice in the batch")
+        numbers = as_rows(rows)
+        self._hash_of[numbers] = placed
+        return numbers
 
     def commit(self, rows: Rows, now_s: float) -> None:
         """Make written rows findable."""
-        for row in rows.tolist():
-            block = self._hash_of[row]
-            if block is None or self._writing.pop(block, NO_ROW) != row:
-                raise ValueError(f"row {row} is not being written")
-            self._resident[block] = row
+        self._resident.update(zip(self._end_writing(rows), rows.tolist(), strict=True))
         self._policy.insert(rows, now_s)
 
     def abort(self, rows: Rows) -> None:
         """Give up writing: the rows are free again."""
-        for row in rows.tolist():
-            block = self._hash_of[row]
-            if block is None or self._writing.pop(block, NO_ROW) != row:
-                raise ValueError(f"row {row} is not being written")
-            self._release(row)
+        self._end_writing(rows)
+        self._release(rows)
 
     def clear(self) -> bool:
         """Drop every resident block that is not pinned; returns whether nothing is held any more."""
         rows = as_rows(list(self._resident.values()))
         unpinned = rows[self._n_pins[rows] == 0]
         self._policy.remove(unpinned)
-        self._drop(unpinned.tolist())
+        self._drop(unpinned)
         return not self._resident and not self._writing
 
     # Accounting
@@ -163,20 +170,24 @@ class TierIndex:
         resident[list(self._resident.values())] = True
         assert resident[np.flatnonzero(pins)].all(), "a pinned row is not resident"
 
+    def _end_writing(self, rows: Rows) -> list[BlockHash]:
+        blocks = self.blocks_in(rows)
+        found = list(map(self._writing.pop, blocks, repeat(NO_ROW)))
+        if found != rows.tolist():
+            raise ValueError(f"among rows {rows.tolist()} one is not being written")
+        return blocks
+
     def _evict(self, rows: Rows) -> None:
         self.n_evicted += rows.size
-        self._drop(rows.tolist())
+        self._drop(rows)
 
-    def _drop(self, rows: Iterable[int]) -> None:
-        for row in rows:
-            block = self._hash_of[row]
-            assert block is not None
-            del self._resident[block]
-            self._release(row)
+    def _drop(self, rows: Rows) -> None:
+        deque(map(self._resident.__delitem__, self.blocks_in(rows)), maxlen=0)
+        self._release(rows)
 
-    def _release(self, row: int) -> None:
-        self._hash_of[row] = None
-        self._free.append(row)
+    def _release(self, rows: Rows) -> None:
+        self._hash_of[rows] = None
+        self._free.extend(rows.tolist())
 
 
 def resident_run(rows: Rows, first: int) -> Rows:

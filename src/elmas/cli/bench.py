@@ -1,4 +1,4 @@
-"""`elmas bench`: benchmarks that start their own servers, and the guessing game against any endpoint."""
+"""`elmas bench`: benchmarks that start their own servers or need none, and the game against any endpoint."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -168,6 +168,35 @@ def scheduler(
     print(f"written: {result_dir / 'scheduler.json'}")
     if not result.within_budget:
         typer.echo("over budget", err=True)
+        raise typer.Exit(1)
+
+
+@bench.command()
+def disk(
+    directory: Annotated[Path, typer.Option(help="where to write, on the disk to be measured")],
+    block_bytes: Annotated[int, typer.Option(min=4096, help="bytes of a block, a multiple of 4096")] = 524288,
+    n_blocks: Annotated[int, typer.Option(min=1, help="blocks that are written and read per arm and trial")] = 1024,
+    run_blocks: Annotated[int, typer.Option(min=1, help="blocks that one operation of the store moves")] = 8,
+    queue_depth: Annotated[int, typer.Option(min=1, help="operations at once")] = 4,
+    trials: Annotated[int, typer.Option(min=1, help="trials, of which the median counts")] = 3,
+    result_dir: Annotated[Path, typer.Option(help="where the results go")] = _RESULTS,
+) -> None:
+    """Compare the disk store with plain direct I/O in a directory. Takes memory and disk space for all blocks once."""
+    from elmas.bench.arms import write_json
+    from elmas.bench.disk import GOAL, DiskPlan, disk_table, measure_disk
+    from elmas.bench.progress import RunProgress
+
+    plan = DiskPlan(directory, block_bytes, n_blocks, run_blocks, queue_depth, trials)
+    plan.check()
+    console = _console()
+    with RunProgress(console) as progress:
+        progress.stage("trials", plan.n_runs)
+        result = measure_disk(plan, progress.advance)
+    write_json(result_dir / "disk.json", result.to_json())
+    console.print(disk_table(result))
+    print(f"goal: {GOAL:.2f} of plain direct I/O; written: {result_dir / 'disk.json'}")
+    if not result.meets_goal:
+        typer.echo("below the goal", err=True)
         raise typer.Exit(1)
 
 

@@ -1,0 +1,289 @@
+"""The threads that carry out disk operations on rows of the host region: the only ones in the disk tier.
+
+Several readers take reads by priority; one writer takes everything else in order, and lets reads go first. What ended
+is polled by the thread that owns the pool's orders. Knows nothing about which block belongs where, or why.
+"""
+
+import heapq
+import threading
+import time
+from collections import deque
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass
+from itertools import count
+from typing import Protocol
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elmas.cache.records import RecordRun
+from elmas.tiers.disk.format import Verdict
+
+
+class Store(Protocol):
+    """Where segments are kept. Everything but `read` is called by one thread; any of it may raise OSError."""
+
+    def create(self, segment: int) -> None:
+        """Make an empty segment that can be written to."""
+
+    def write(
+        self, segment: int, first_slot: int, keys: Sequence[bytes], payloads: Sequence[NDArray[np.uint8]]
+    ) -> None:
+        """Write adjacent records."""
+
+    def seal(self, segment: int, keys: NDArray[np.uint8], present: NDArray[np.bool_]) -> None:
+        """Complete a segment: `keys` is (n_slots, 32), `present` (n_slots,) says which slots hold a block."""
+
+    def remove(self, segment: int) -> None:
+        """Delete a segment."""
+
+    def read(
+        self, segment: int, first_slot: int, keys: Sequence[bytes], payloads: Sequence[NDArray[np.uint8]]
+    ) -> list[Verdict]:
+        """Read adjacent records into `payloads` and verify them; returns one verdict per record."""
+
+
+@dataclass(frozen=True)
+class Done:
+    """An operation that has ended. Reads and writes are numbered apart, so `is_read` belongs to the number.
+
+    `n_bytes` of payload were moved in `seconds` of this operation alone. `verdicts` has one for each record of a read
+    that did not fail. `error` is what the operation raised; then nothing is known about the rows of a read.
+    """
+
+    number: int
+    is_read: bool
+    n_bytes: int
+    seconds: float
+    verdicts: list[Verdict] | None = None
+    error: Exception | None = None
+
+
+@dataclass(frozen=True)
+class _Write:
+    number: int
+    n_bytes: int
+    run: Callable[[], None]
+
+
+class IoPool:
+    """Carries out operations on `store` with the rows of `rows`, shaped (n_rows, row_bytes).
+
+    The rows of an operation belong to it from the order until its `Done` was polled or its cancellation confirmed.
+    A write begins when no read is queued or running, or when it has waited `max_write_delay_s` at the head of its
+    queue. One thread gives orders and polls; the others are the pool's own, and never die of an exception.
+    """
+
+    def __init__(
+        self, store: Store, rows: NDArray[np.uint8], n_readers: int = 4, max_write_delay_s: float = 5.0
+    ) -> None:
+        self._store = store
+        self._rows = rows
+        self._row_bytes = rows.shape[1]
+        self._max_write_delay_s = max_write_delay_s
+        self._lock = threading.Lock()
+        self._has_reads = threading.Condition(self._lock)
+        self._may_write = threading.Condition(self._lock)
+        self._order = count()
+        self._queued: dict[int, tuple[float, int, int, RecordRun]] = {}
+        self._heap: list[tuple[float, int, int, RecordRun]] = []
+        self._writes: deque[_Write] = deque()
+        self._n_reading = 0
+        self._busy_since_s = 0.0
+        self._busy_s = 0.0
+        self._n_bytes_read = 0
+        self._is_closing = False
+        self._is_over = False
+        self._done: deque[Done] = deque()
+        self._has_done = threading.Event()
+        names = [(f"elmas-disk-read-{number}", self._read_forever) for number in range(n_readers)]
+        self._threads = [
+            threading.Thread(target=target, name=name, daemon=True)
+            for name, target in (*names, ("elmas-disk-write", self._write_forever))
+        ]
+        for thread in self._threads:
+            thread.start()
+
+    # Orders
+
+    def read(self, number: int, priority: float, run: RecordRun) -> None:
+        """Read a run into its rows. Smaller priorities go first, equal ones in the order of their submission."""
+        with self._lock:
+            self._check_open()
+            entry = (priority, next(self._order), number, run)
+            self._queued[number] = entry
+            heapq.heappush(self._heap, entry)
+            self._has_reads.notify()
+
+    def cancel(self, numbers: Iterable[int]) -> set[int]:
+        """Drop those of the reads that have not begun, and return them: they will never be done."""
+        with self._lock:
+            dropped = {number for number in numbers if self._queued.pop(number, None) is not None}
+            if len(self._heap) > 2 * len(self._queued) + 64:
+                self._heap = list(self._queued.values())
+                heapq.heapify(self._heap)
+            if self._is_quiet():
+                self._may_write.notify()
+        return dropped
+
+    def write(self, number: int, run: RecordRun) -> None:
+        """Write a run from its rows, after everything that was ordered from the writer before."""
+
+        def carry_out() -> None:
+            self._store.write(run.segment, run.first_slot, run.keys, self._payloads(run))
+
+        self._order_write(_Write(number, run.n_records * self._row_bytes, carry_out))
+
+    def open_segment(self, number: int, segment: int, removed: Sequence[int]) -> None:
+        """Remove segments, all that can be, and then create one, unless a removal failed."""
+
+        def carry_out() -> None:
+            self._remove(removed)
+            self._store.create(segment)
+
+        self._order_write(_Write(number, 0, carry_out))
+
+    def remove_segments(self, number: int, removed: Sequence[int]) -> None:
+        """Remove segments, all that can be."""
+        self._order_write(_Write(number, 0, lambda: self._remove(removed)))
+
+    def seal(self, number: int, segment: int, keys: NDArray[np.uint8], present: NDArray[np.bool_]) -> None:
+        """Complete a segment."""
+        self._order_write(_Write(number, 0, lambda: self._store.seal(segment, keys, present)))
+
+    # Results
+
+    def poll(self) -> list[Done]:
+        """Return what has ended since the last call. Never waits, and takes no lock."""
+        done = self._done
+        return [done.popleft() for _ in range(len(done))]
+
+    def wait_for_any(self, timeout_s: float) -> bool:
+        """Wait until something can be polled; returns whether it can."""
+        deadline_s = time.monotonic() + timeout_s
+        while not self._done:
+            self._has_done.clear()
+            # Again, for what ended just before the flag was cleared.
+            if not self._done and not self._has_done.wait(deadline_s - time.monotonic()):
+                break
+        return bool(self._done)
+
+    def take_read_rate(self) -> tuple[int, float]:
+        """Return the bytes read, and the seconds in which at least one read ran, since the last call."""
+        with self._lock:
+            if self._n_reading:
+                now_s = time.monotonic()
+                self._busy_s += now_s - self._busy_since_s
+                self._busy_since_s = now_s
+            taken = self._n_bytes_read, self._busy_s
+            self._n_bytes_read, self._busy_s = 0, 0.0
+        return taken
+
+    def close(self, timeout_s: float) -> bool:
+        """Drop the queued reads, finish the queued writes within the time, and end the threads.
+
+        Returns whether all have ended. Those that hang in an operation end with the process, and begin no other.
+        """
+        deadline_s = time.monotonic() + timeout_s
+        with self._lock:
+            self._is_closing = True
+            self._queued.clear()
+            self._heap.clear()
+            self._has_reads.notify_all()
+            self._may_write.notify_all()
+        for thread in self._threads:
+            thread.join(max(0.0, deadline_s - time.monotonic()))
+        with self._lock:
+            self._is_over = True
+        return not any(thread.is_alive() for thread in self._threads)
+
+    # Readers
+
+    def _read_forever(self) -> None:
+        while (taken := self._begin_read()) is not None:
+            number, run = taken
+            begin_s = time.monotonic()
+            verdicts, error, n_bytes = None, None, 0
+            try:
+                verdicts = self._store.read(run.segment, run.first_slot, run.keys, self._payloads(run))
+                n_bytes = run.n_records * self._row_bytes
+            except Exception as caught:
+                error = caught
+            end_s = time.monotonic()
+            self._end_read(n_bytes, end_s)
+            self._report(Done(number, True, n_bytes, end_s - begin_s, verdicts, error))
+
+    def _begin_read(self) -> tuple[int, RecordRun] | None:
+        with self._lock:
+            while not self._is_closing:
+                while self._heap:
+                    _, _, number, run = entry = heapq.heappop(self._heap)
+                    if self._queued.get(number) is not entry:
+                        continue  # cancelled
+                    del self._queued[number]
+                    if self._n_reading == 0:
+                        self._busy_since_s = time.monotonic()
+                    self._n_reading += 1
+                    return number, run
+                self._has_reads.wait()
+        return None
+
+    def _end_read(self, n_bytes: int, now_s: float) -> None:
+        with self._lock:
+            self._n_bytes_read += n_bytes
+            self._n_reading -= 1
+            if self._n_reading == 0:
+                self._busy_s += max(0.0, now_s - self._busy_since_s)
+            if self._is_quiet():
+                self._may_write.notify()
+
+    # Writer
+
+    def _order_write(self, write: _Write) -> None:
+        with self._lock:
+            self._check_open()
+            self._writes.append(write)
+            self._may_write.notify()
+
+    def _write_forever(self) -> None:
+        while (write := self._begin_write()) is not None:
+            begin_s = time.monotonic()
+            error, n_bytes = None, 0
+            try:
+                write.run()
+                n_bytes = write.n_bytes
+            except Exception as caught:
+                error = caught
+            self._report(Done(write.number, False, n_bytes, time.monotonic() - begin_s, error=error))
+
+    def _begin_write(self) -> _Write | None:
+        with self._lock:
+            self._may_write.wait_for(lambda: self._writes or self._is_closing)
+            self._may_write.wait_for(lambda: self._is_quiet() or self._is_closing, self._max_write_delay_s)
+            return self._writes.popleft() if self._writes and not self._is_over else None
+
+    def _is_quiet(self) -> bool:
+        return not self._queued and self._n_reading == 0
+
+    # Both
+
+    def _check_open(self) -> None:
+        if self._is_closing:
+            raise ValueError("the pool is closed")
+
+    def _payloads(self, run: RecordRun) -> list[NDArray[np.uint8]]:
+        return [self._rows[row] for row in run.rows.tolist()]
+
+    def _remove(self, segments: Sequence[int]) -> None:
+        failure: Exception | None = None
+        for segment in segments:
+            try:
+                self._store.remove(segment)
+            except Exception as error:
+                failure = failure or error
+        if failure is not None:
+            raise failure
+
+    def _report(self, done: Done) -> None:
+        self._done.append(done)
+        self._has_done.set()
