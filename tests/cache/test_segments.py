@@ -149,6 +149,7 @@ def test_the_segment_of_least_value_goes_first() -> None:
     assert (index.lookup([block(0)]) >= 0).all()
     # Uses fade: after many half-lives one new use is worth more than two old ones.
     assert fill(index, 40, now_s=1e6) == (2,)
+    index.use(index.lookup([block(30)]), now_s=1e6)
     assert fill(index, 50, now_s=1e6 + 1) == (0,)
 
 
