@@ -1,5 +1,8 @@
 """Settings and sizes: one line that says what to change for everything that cannot be."""
 
+import json
+from pathlib import Path
+
 import pytest
 
 from elmas.errors import UserError
@@ -36,6 +39,16 @@ def test_format_bytes(n_bytes: int, text: str) -> None:
         ({"hostmemory": "1GiB"}, "unknown setting 'hostmemory': the settings are host_memory, policy"),
         ({"scheduler_window_size": 0}, "scheduler_window_size: Input should be greater than or equal to 1"),
         ({"store": "perhaps"}, "store: Input should be a valid boolean"),
+        ({"disk": "d"}, "--disk needs a size: add --disk-capacity, such as 200GiB"),
+        ({"disk_capacity": "1GiB"}, "--disk-capacity has no directory: add --disk DIR"),
+        ({"disk": "", "disk_capacity": "1GiB"}, "--disk is empty: name a directory"),
+        ({"disk": "~nobody-of-this-name/d", "disk_capacity": "1GiB"}, "--disk is '~nobody-of-this-name/d': no home"),
+        ({"disk": "d", "disk_capacity": "big"}, "disk_capacity is 'big': write a size such as 8GiB"),
+        ({"disk_write_rate": 0}, "disk_write_rate is '0': it must be more than zero"),
+        ({"disk_write_per_day": "-1"}, "disk_write_per_day is '-1': write a size such as 8GiB"),
+        ({"disk_admission": "most"}, "disk_admission: Input should be 'reuse' or 'all'"),
+        ({"disk_max_wait_s": -1}, "disk_max_wait_s: Input should be greater than or equal to 0"),
+        ({"disk_max_wait_s": float("inf")}, "disk_max_wait_s: Input should be a finite number"),
     ],
 )
 def test_bad_settings_say_what_to_change(values: dict[str, object], message: str) -> None:
@@ -50,6 +63,31 @@ def test_settings_survive_the_journey_through_vllms_configuration() -> None:
     assert settings.to_extra_config() == {"host_memory": 2 << 30, "reorder": False}
     assert CacheSettings.parse(settings.to_extra_config()) == settings
     assert CacheSettings.parse({}).to_extra_config() == {}
+
+
+def test_every_disk_setting_survives_the_journey_as_plain_json(tmp_path: Path) -> None:
+    values = {
+        "disk": str(tmp_path),
+        "disk_capacity": "100GB",
+        "prefetch": False,
+        "cost_gate": False,
+        "disk_write": False,
+        "disk_admission": "all",
+        "disk_write_rate": "80MB",
+        "disk_write_per_day": "2TiB",
+        "disk_max_wait_s": 0.5,
+    }
+    settings = CacheSettings.parse(values)
+    extra = settings.to_extra_config()
+    assert extra == values | {"disk_capacity": 10**11, "disk_write_rate": 8 * 10**7, "disk_write_per_day": 2 << 40}
+    assert CacheSettings.parse(json.loads(json.dumps(extra))) == settings
+
+
+def test_the_directory_is_absolute_from_then_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("HOME", "/home/someone")
+    for given, expected in (("kv", str(tmp_path / "kv")), ("~/kv", "/home/someone/kv"), ("/kv", "/kv")):
+        assert CacheSettings.parse({"disk": given, "disk_capacity": "1GiB"}).disk == expected
 
 
 def test_memory_that_is_not_free_is_refused() -> None:

@@ -16,26 +16,28 @@ from elmas.units import format_bytes
 _DTYPE_BYTES = {"float32": 4, "float": 4, "float16": 2, "half": 2, "bfloat16": 2}
 
 
-def check_cache(settings: CacheSettings, model: str, block_size: int, dtype: str | None, kv_dtype: str | None) -> None:
-    """Raise UserError when the host tier cannot work on this machine with this model.
-
-    `model` may be anything; its configuration is looked at when it is a directory. `dtype` and `kv_dtype` are vLLM's
-    arguments, None or "auto" where it decides.
-    """
+def check_cache(settings: CacheSettings, block_bytes: int) -> None:
+    """Raise UserError when the host tier cannot work on this machine; `block_bytes` is a lower bound of a block."""
     host_bytes = settings.host_memory_bytes()
-    path = Path(model).expanduser() / "config.json"
-    try:
-        config = json.loads(path.read_text())
-    except (OSError, ValueError):
-        return
-    if not isinstance(config, dict):
-        return
-    block_bytes = block_size * least_kv_bytes_per_token(config, dtype, kv_dtype)
     if host_bytes < block_bytes:
         raise UserError(
             f"host memory of {format_bytes(host_bytes)} holds no block of {format_bytes(block_bytes)}: "
             f"raise --host-memory (host_memory in kv_connector_extra_config) to at least {format_bytes(block_bytes)}"
         )
+
+
+def least_block_bytes(model: str, block_size: int, dtype: str | None, kv_dtype: str | None) -> int:
+    """Return a lower bound of the KV bytes of one block, all ranks together; 0 when it is not known.
+
+    `model` may be anything; its configuration is looked at when it is a directory. `dtype` and `kv_dtype` are vLLM's
+    arguments, None or "auto" where it decides.
+    """
+    path = Path(model).expanduser() / "config.json"
+    try:
+        config = json.loads(path.read_text())
+    except (OSError, ValueError):
+        return 0
+    return block_size * least_kv_bytes_per_token(config, dtype, kv_dtype) if isinstance(config, dict) else 0
 
 
 def least_kv_bytes_per_token(config: Mapping[str, Any], dtype: str | None, kv_dtype: str | None) -> int:

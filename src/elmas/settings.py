@@ -6,10 +6,10 @@ The same settings travel three ways: arguments of `elmas serve`, the JSON of vLL
 
 from collections.abc import Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal, Self
 
 import psutil
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, field_validator
+from pydantic import BaseModel, ConfigDict, Field, ValidationError, ValidationInfo, field_validator, model_validator
 
 from elmas.cache.retention import POLICIES
 from elmas.errors import UserError
@@ -38,11 +38,61 @@ class CacheSettings(BaseModel):
     scheduler_window_size: int = Field(64, ge=1, le=100_000, description="waiting requests that are ordered together")
     scheduler_max_overtaken: int = Field(200, ge=0, description="how often a waiting request may be overtaken")
     scheduler_max_wait_s: float = Field(60.0, ge=0, description="seconds after which a request is overtaken no more")
+    disk: str | None = Field(None, description="directory of the disk tier, stored as an absolute path; None: no disk")
+    disk_capacity: int | None = Field(None, description="bytes that the disk tier may take; needed with `disk`")
+    prefetch: bool = Field(
+        True,
+        description="read blocks from disk as soon as a request arrives; False: when the request's turn has come",
+    )
+    cost_gate: bool = Field(
+        True, description="read from disk only where measured costs say that it pays; False: always read"
+    )
+    disk_write: bool = Field(True, description="write blocks to disk; False: read only what is there")
+    disk_admission: Literal["reuse", "all"] = Field(
+        "reuse", description="what is written: blocks with a second use, a returning session or a hint, or all"
+    )
+    disk_write_rate: int | None = Field(
+        None,
+        description="bytes per second of writes in the background; None: half of what the disk was measured to write",
+    )
+    disk_write_per_day: int | None = Field(None, description="bytes per day that are written; None: no limit")
+    disk_max_wait_s: float = Field(
+        2.0, ge=0, allow_inf_nan=False, description="longest time a request waits for the disk after its turn has come"
+    )
 
     @field_validator("host_memory", mode="before")
     @classmethod
     def _parse_host_memory(cls, value: Any) -> int | None:
         return None if value is None or value == "auto" else parse_bytes(value, "host_memory")
+
+    @field_validator("disk_capacity", "disk_write_rate", "disk_write_per_day", mode="before")
+    @classmethod
+    def _parse_size(cls, value: Any, info: ValidationInfo) -> int | None:
+        return None if value is None else parse_bytes(value, str(info.field_name))
+
+    @field_validator("disk")
+    @classmethod
+    def _absolute_directory(cls, value: str | None) -> str | None:
+        if value is None:
+            return None
+        if not value.strip():
+            raise ValueError("--disk is empty: name a directory, or leave it out for no disk tier")
+        try:
+            return str(Path(value).expanduser().absolute())
+        except RuntimeError:
+            raise ValueError(f"--disk is {value!r}: no home directory is known for it, write the full path") from None
+
+    @model_validator(mode="after")
+    def _disk_and_capacity_together(self) -> Self:
+        if self.disk is not None and self.disk_capacity is None:
+            raise UserError(
+                "--disk needs a size: add --disk-capacity, such as 200GiB (disk_capacity in kv_connector_extra_config)"
+            )
+        if self.disk is None and self.disk_capacity is not None:
+            raise UserError(
+                "--disk-capacity has no directory: add --disk DIR (disk in kv_connector_extra_config), or drop it"
+            )
+        return self
 
     @field_validator("policy")
     @classmethod

@@ -1,5 +1,7 @@
 """`elmas serve` as a user starts it: the command it prints, where defaults come from, and one line per mistake."""
 
+import json
+import os
 import shlex
 import socket
 from collections.abc import Callable
@@ -11,6 +13,7 @@ import pytest
 
 from elmas.serve.arguments import option_value
 from elmas.serve.machine import installed_build
+from elmas.tiers.disk.directory import DirectoryLock, prepare_directory
 
 Elmas = Callable[..., "CompletedProcess[str]"]
 
@@ -67,8 +70,33 @@ def test_no_prefix_caching_is_plain_vllm_without_caching(elmas: Elmas, spelling:
 
 
 def test_settings_without_effect_are_noted(elmas: Elmas) -> None:
-    result = elmas("serve", "m", "--connector", "none", "--host-memory", "1GiB", "--dry-run")
-    assert "--host-memory has no effect" in result.stderr
+    disk = ["--disk", "kv", "--disk-capacity", "1GiB"]
+    result = elmas("serve", "m", "--connector", "none", "--host-memory", "1GiB", *disk, "--dry-run")
+    for option in ("--host-memory", "--disk", "--disk-capacity"):
+        assert f"{option} has no effect: the multi-tier cache is off" in result.stderr
+    result = elmas("serve", "m", "--disk-write-rate", "80MB", "--disk-write-per-day", "1TB", "--dry-run")
+    assert result.stderr.count("has no effect without a disk tier: add --disk and --disk-capacity") == 2
+
+
+@pytest.mark.parametrize(
+    ("flags", "prefetch"),
+    [
+        ("", True),
+        ("--enable-multi-tier-prefix-caching", False),
+        ("--enable-multi-tier-prefix-caching --enable-async-prefetching", True),
+    ],
+)
+def test_prefetching_is_on_unless_other_mechanisms_are_named(
+    elmas: Elmas, tmp_path: Path, flags: str, prefetch: bool
+) -> None:
+    disk = "--disk kv --disk-capacity 1GiB --disk-write-rate 80MB --disk-write-per-day 1TB"
+    result = elmas("serve", "m", *disk.split(), *flags.split(), "--dry-run")
+    assert "no effect" not in result.stderr
+    words = shlex.split(result.stdout)
+    extra = json.loads(option_value(words, "--kv-transfer-config") or "")["kv_connector_extra_config"]
+    assert extra.get("prefetch", True) is prefetch
+    assert (extra["disk"], extra["disk_capacity"]) == (str(tmp_path / "kv"), 1 << 30)
+    assert (extra["disk_write_rate"], extra["disk_write_per_day"]) == (80 * 10**6, 10**12)
 
 
 def test_defaults_command_line_over_environment_over_file(elmas: Elmas, tmp_path: Path) -> None:
@@ -109,6 +137,13 @@ def test_the_key_is_never_printed(elmas: Elmas, tmp_path: Path) -> None:
         (["m", "--device-memory", "0"], "--device-memory is '0'"),
         (["m", "--policy", "mru"], "unknown policy 'mru'"),
         (["m", "--scheduler-window-size", "0"], "--scheduler-window-size"),
+        (["m", "--disk", "kv"], "add --disk-capacity"),
+        (["m", "--disk-capacity", "1GiB"], "add --disk DIR"),
+        (["m", "--disk", "", "--disk-capacity", "1GiB"], "--disk is empty"),
+        (["m", "--disk", "kv", "--disk-capacity", "much"], "--disk-capacity is 'much'"),
+        (["m", "--disk-write-rate", "fast"], "--disk-write-rate is 'fast'"),
+        (["m", "--disk-write-per-day", "0"], "--disk-write-per-day is '0'"),
+        (["m", "--disk", "kv", "--disk-capacity", "1GiB", "-dp", "2"], "its own server and directory"),
         (["m", "--connector", "lmcache"], "mt-apc, noop, none"),
         (["m", "--device", "tpu"], "auto, cpu, cuda"),
         (["m", "--preemption-mode=swap"], "only recomputes"),
@@ -159,6 +194,26 @@ def test_port_in_use(elmas: Elmas, model_dir: Path) -> None:
 def test_host_that_is_not_here(elmas: Elmas, model_dir: Path) -> None:
     assert "192.0.2.1" in error_line(elmas("serve", str(model_dir), "--host", "192.0.2.1"))
     assert "not a known address" in error_line(elmas("serve", str(model_dir), "--host", "no.such.host.invalid"))
+
+
+def test_disk_that_cannot_be_used(elmas: Elmas, model_dir: Path, free_port: int, tmp_path: Path) -> None:
+    def refusal(directory: Path, capacity: str = "16MiB", **environment: str) -> str:
+        disk = ["--disk", str(directory), "--disk-capacity", capacity]
+        return error_line(elmas("serve", str(model_dir), "--port", str(free_port), *disk, **environment))
+
+    (tmp_path / "file").write_text("")
+    assert "is not a directory: choose another one with --disk" in refusal(tmp_path / "file")
+    assert "is not a directory: choose another one with --disk" in refusal(tmp_path / "file" / "below")
+    assert "lower --disk-capacity" in refusal(tmp_path / "kv", "900TiB")
+    mine = tmp_path / "mine"
+    prepare_directory(mine)
+    lock = DirectoryLock(mine)
+    assert f"in use by another server (process {os.getpid()})" in refusal(mine)
+    lock.release()
+    shape = {"num_attention_heads": 8, "num_hidden_layers": 16, "hidden_size": 512}
+    (model_dir / "config.json").write_text(json.dumps(shape))
+    assert "holds no two segments of a block of 2.0 MiB: raise --disk-capacity" in refusal(tmp_path / "kv", "3MiB")
+    assert not (tmp_path / "kv").exists()
 
 
 def test_memory_that_is_not_there(elmas: Elmas, model_dir: Path, free_port: int) -> None:

@@ -41,6 +41,23 @@ def test_mt_apc_sets_connector_and_scheduler() -> None:
     assert "--enable-prefix-caching" in command.argv
 
 
+def test_a_disk_tier_travels_with_its_absolute_directory(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(tmp_path)
+    cache = CacheSettings.parse({"disk": "kv", "disk_capacity": "1GiB", "prefetch": False})
+    config = json.loads(value(build(cache=cache), "--kv-transfer-config") or "")
+    expected = {"disk": str(tmp_path / "kv"), "disk_capacity": 1 << 30, "prefetch": False}
+    assert config["kv_connector_extra_config"] == expected
+
+
+@pytest.mark.parametrize("spelling", ["--data-parallel-size", "-dp"])
+def test_engines_cannot_share_a_disk(spelling: str) -> None:
+    cache = CacheSettings.parse({"disk": "/kv", "disk_capacity": "1GiB"})
+    with pytest.raises(UserError, match="give each engine its own server and directory"):
+        build(cache=cache, vllm_arguments=(spelling, "2"))
+    build(vllm_arguments=(spelling, "2"))
+    build(cache=cache, connector=Connector.NOOP, vllm_arguments=(spelling, "2"))
+
+
 def test_without_reordering_the_scheduler_is_vllms() -> None:
     command = build(cache=CacheSettings.parse({"reorder": False}))
     assert not has_option(command.argv, "--scheduler-cls")

@@ -9,11 +9,12 @@ import pytest
 from elmas.errors import UserError
 from elmas.serve.configurations import CONFIGURATIONS, configuration
 from elmas.serve.options import Arm, Connector, Flags, ServeOptions, resolve_arm
+from elmas.settings import CacheSettings
 
 NONE = Flags()
 PREFIX = Flags(prefix_caching=True)
 TIERED = Flags(multi_tier=True)
-COMPLETE = Arm(Connector.MT_APC, async_copies=True, reorder=True)
+COMPLETE = Arm(Connector.MT_APC, async_copies=True, reorder=True, prefetch=True)
 
 
 @pytest.mark.parametrize(
@@ -31,7 +32,7 @@ COMPLETE = Arm(Connector.MT_APC, async_copies=True, reorder=True)
         (replace(TIERED, prefix_caching=True), Connector.MT_APC, False, Arm(Connector.MT_APC)),
         (replace(TIERED, async_swapping=True), None, False, Arm(Connector.MT_APC, async_copies=True)),
         (replace(TIERED, prefix_aware_scheduling=True), None, False, Arm(Connector.MT_APC, reorder=True)),
-        (replace(TIERED, async_prefetching=True), None, False, Arm(Connector.MT_APC)),
+        (replace(TIERED, async_prefetching=True), None, False, Arm(Connector.MT_APC, prefetch=True)),
         (Flags(True, True, True, True, True), None, False, COMPLETE),
     ],
 )
@@ -68,30 +69,32 @@ def test_every_combination_is_a_sound_arm_or_refused() -> None:
             with contextlib.suppress(UserError):
                 arm = resolve_arm(Flags(*given), connector, off)
                 assert arm.prefix_caching or arm.connector is not Connector.MT_APC
-                assert arm.connector is Connector.MT_APC or not (arm.async_copies or arm.reorder)
+                assert arm.connector is Connector.MT_APC or not (arm.async_copies or arm.reorder or arm.prefetch)
 
 
 @pytest.mark.parametrize(
-    ("name", "connector", "prefix_caching", "async_copies", "reorder"),
+    ("name", "connector", "prefix_caching", "async_copies", "reorder", "prefetch"),
     [
-        ("no-apc", Connector.NONE, False, False, False),
-        ("apc", Connector.NONE, True, False, False),
-        ("noop", Connector.NOOP, True, False, False),
-        ("mt-apc", Connector.MT_APC, True, True, True),
-        ("mt-apc-only-mt", Connector.MT_APC, True, False, False),
-        ("mt-apc-only-async", Connector.MT_APC, True, True, False),
-        ("mt-apc-only-sched", Connector.MT_APC, True, False, True),
-        ("mt-apc-no-prefetch", Connector.MT_APC, True, True, True),
-        ("mt-apc-no-sched", Connector.MT_APC, True, True, False),
+        ("no-apc", Connector.NONE, False, False, False, False),
+        ("apc", Connector.NONE, True, False, False, False),
+        ("noop", Connector.NOOP, True, False, False, False),
+        ("mt-apc", Connector.MT_APC, True, True, True, True),
+        ("mt-apc-only-mt", Connector.MT_APC, True, False, False, False),
+        ("mt-apc-only-async", Connector.MT_APC, True, True, False, False),
+        ("mt-apc-only-sched", Connector.MT_APC, True, False, True, False),
+        ("mt-apc-no-prefetch", Connector.MT_APC, True, True, True, False),
+        ("mt-apc-no-sched", Connector.MT_APC, True, True, False, True),
     ],
 )
 def test_configurations_are_those_of_the_original(
-    name: str, connector: Connector, prefix_caching: bool, async_copies: bool, reorder: bool
+    name: str, connector: Connector, prefix_caching: bool, async_copies: bool, reorder: bool, prefetch: bool
 ) -> None:
-    base = ServeOptions(model="m", port=9000, vllm_arguments=("--seed", "1"))
+    cache = CacheSettings.parse({"disk": "/kv", "disk_capacity": "1GiB"})
+    base = ServeOptions(model="m", port=9000, cache=cache, vllm_arguments=("--seed", "1"))
     options = configuration(name).apply(base)
     assert (options.connector, options.prefix_caching) == (connector, prefix_caching)
     assert (options.cache.async_copies, options.cache.reorder) == (async_copies, reorder)
+    assert (options.cache.prefetch, options.cache.disk) == (prefetch, "/kv")
     assert (options.model, options.port, options.vllm_arguments) == ("m", 9000, ("--seed", "1"))
 
 

@@ -7,8 +7,10 @@ next step is scheduled before the last one is done, as with asynchronous schedul
 """
 
 import random
+import time
 from collections import deque
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
@@ -16,10 +18,18 @@ from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
 from vllm.v1.request import RequestStatus
 
 from elmas.movement.transfers import Transfer
+from elmas.settings import CacheSettings
+from elmas.tiers.disk.files import Files
+from elmas.tiers.disk.format import choose_shape
+from elmas.tiers.host import ROW_ALIGNMENT_BYTES, HostRegion
 from elmas.vllm.bare_scheduler import RequestMaker, make_bare_scheduler
+from elmas.vllm.disk_half import DiskHalf
 from elmas.vllm.metadata import Confirmations
 
 BLOCK_SIZE = 4
+SEGMENT_BYTES = choose_shape(ROW_ALIGNMENT_BYTES, 4 << 20).segment_bytes
+"""With a capacity of so many of them, segments have some thirty slots."""
+
 EMPTY = 0
 
 
@@ -56,6 +66,13 @@ class Step:
     work: list[tuple[str, int, int, list[int]]]
 
 
+class Facts:
+    """Stands for vLLM's part of the namespace."""
+
+    def wait(self) -> dict[str, Any]:
+        return {"model": "simulated"}
+
+
 class Server:
     """One engine: the scheduler, the connector's scheduler half, and the simulated worker."""
 
@@ -72,7 +89,11 @@ class Server:
         connector: str | None = "ElmasConnector",
         scheduler_class: Any = None,
         seed: int = 0,
+        disk: Path | None = None,
+        disk_segments: int = 40,
+        files: Files | None = None,
     ) -> None:
+        self.region = HostRegion.create(n_rows, ROW_ALIGNMENT_BYTES)
         self.scheduler = make_bare_scheduler(
             model,
             connector=connector,
@@ -85,6 +106,7 @@ class Server:
             max_model_len=256,
             is_pipelined=pipelined,
             scheduler_class=scheduler_class,
+            region=self.region,
         )
         self.maker = RequestMaker(BLOCK_SIZE)
         self.half = getattr(self.scheduler.connector, "scheduler_half", None)
@@ -92,12 +114,30 @@ class Server:
         self.pipelined = pipelined
         self.synchronous = settings.get("async_copies") is False
         self.device = np.zeros((n_blocks, BLOCK_SIZE), dtype=np.int64)
-        self.rows = np.zeros((n_rows, BLOCK_SIZE), dtype=np.int64)
+        self.rows = self.region.rows[:, : 8 * BLOCK_SIZE].view(np.int64)
         self.sequences: dict[str, Sequence] = {}
         self.answers: dict[str, list[int]] = {}
         self.copies: list[tuple[str, Transfer]] = []
         self.in_flight: deque[tuple[Step, ModelRunnerOutput]] = deque()
         self.n_loaded_blocks = 0
+        self.disk: DiskHalf | None = None
+        if disk is not None:
+            capacity = {"disk": str(disk), "disk_capacity": disk_segments * SEGMENT_BYTES}
+            self.disk = self.half.disk = DiskHalf(
+                CacheSettings.parse({**settings, **capacity}),
+                self.half.tier,
+                self.region,
+                self.half.costs,
+                BLOCK_SIZE,
+                Facts(),
+                files,
+            )
+            assert self.disk.wait_until_open(30), "the directory could not be opened"
+
+    def stop(self) -> None:
+        """End the engine in good order."""
+        self.half.close()
+        self.region.close()
 
     def add(
         self, name: str, prompt: list[int], n_tokens: int, salt: str | None = None, lora: str | None = None
@@ -125,6 +165,8 @@ class Server:
     def step(self) -> None:
         """Schedule and execute one step; hand an output back (with `pipelined` that of the step before)."""
         step = self._schedule()
+        if self.disk is not None and not step.work:
+            time.sleep(0.001)  # as vLLM's engine does: the disk's threads need time
         self.in_flight.append((step, self._execute(step)))
         while len(self.in_flight) > (1 if self.pipelined and self.rng.random() < 0.9 else 0):
             self._update(*self.in_flight.popleft())

@@ -81,8 +81,9 @@ class TierIndex:
         self._n_pins[rows] += 1
 
     def extend_pin(self, owner: str, rows: Rows) -> None:
-        """Add resident rows that the owner's pin does not have yet. KeyError when it holds none."""
+        """Add resident rows to the owner's pin. KeyError when it holds none."""
         pin = self._pins[owner]
+        rows = rows[~np.isin(rows, pin.rows)]
         self._pins[owner] = Pin(np.concatenate((pin.rows, rows)), pin.deadline_s)
         self._n_pins[rows] += 1
 

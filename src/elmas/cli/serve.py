@@ -66,6 +66,41 @@ def serve(
     policy: Annotated[
         str | None, typer.Option(metavar="NAME", rich_help_panel=_CACHE, help="Retention policy of the host tier.")
     ] = None,
+    disk: Annotated[
+        str | None,
+        typer.Option(
+            metavar="DIR",
+            rich_help_panel=_CACHE,
+            help="Directory of the disk tier, for this server alone (default: no disk tier).",
+        ),
+    ] = None,
+    disk_capacity: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=_bytes("--disk-capacity"),
+            rich_help_panel=_CACHE,
+            help="What the disk tier may take, such as 200GiB; needed with --disk.",
+        ),
+    ] = None,
+    disk_write_rate: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=_bytes("--disk-write-rate"),
+            rich_help_panel=_CACHE,
+            help="Limit of the writes to disk per second (default: half of what the disk was measured to write).",
+        ),
+    ] = None,
+    disk_write_per_day: Annotated[
+        int | None,
+        typer.Option(
+            metavar="SIZE",
+            parser=_bytes("--disk-write-per-day"),
+            rich_help_panel=_CACHE,
+            help="Limit of the writes to disk per day (default: none).",
+        ),
+    ] = None,
     scheduler_window_size: Annotated[
         int | None,
         typer.Option(
@@ -125,7 +160,11 @@ def serve(
     ] = False,
     enable_multi_tier_prefix_caching: Annotated[
         bool,
-        typer.Option("--enable-multi-tier-prefix-caching", rich_help_panel=_FEATURES, help="The host memory tier."),
+        typer.Option(
+            "--enable-multi-tier-prefix-caching",
+            rich_help_panel=_FEATURES,
+            help="The tiers in host memory and on disk.",
+        ),
     ] = False,
     enable_async_swapping: Annotated[
         bool,
@@ -142,7 +181,9 @@ def serve(
     enable_async_prefetching: Annotated[
         bool,
         typer.Option(
-            "--enable-async-prefetching", rich_help_panel=_FEATURES, help="Move blocks from disk ahead of need."
+            "--enable-async-prefetching",
+            rich_help_panel=_FEATURES,
+            help="Read blocks from disk as soon as a request arrives; without it when its turn has come.",
         ),
     ] = False,
 ) -> None:
@@ -177,16 +218,33 @@ def serve(
             f"--preemption-mode is {preemption_mode!r}: vLLM only recomputes, use recompute or leave it out"
         )
 
-    values: dict[str, Any] = {"async_copies": arm.async_copies, "reorder": arm.reorder}
-    asked = {"host_memory": host_memory, "policy": policy, "scheduler_window_size": scheduler_window_size}
-    values |= {name: value for name, value in asked.items() if value is not None}
-    cache = CacheSettings.parse(values)
+    given = {
+        "host_memory": host_memory,
+        "policy": policy,
+        "disk": disk,
+        "disk_capacity": disk_capacity,
+        "disk_write_rate": disk_write_rate,
+        "disk_write_per_day": disk_write_per_day,
+        "scheduler_window_size": scheduler_window_size,
+    }
+    asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
+    mechanisms = {"async_copies": arm.async_copies, "reorder": arm.reorder, "prefetch": arm.prefetch}
+    cache = CacheSettings.parse(mechanisms | asked)
 
     _notice(preemption_mode is not None, "--preemption-mode=recompute has no effect: vLLM always recomputes")
-    _notice(enable_async_prefetching, "--enable-async-prefetching has no effect without a disk tier")
-    if arm.connector is not Connector.MT_APC:
-        for name in values.keys() & asked.keys():
-            _notice(True, f"--{name.replace('_', '-')} has no effect: the multi-tier cache is off")
+    for name in asked:
+        _notice(
+            arm.connector is not Connector.MT_APC,
+            f"--{name.replace('_', '-')} has no effect: the multi-tier cache is off",
+        )
+    if arm.connector is Connector.MT_APC and cache.disk is None:
+        unused = {
+            "--enable-async-prefetching": enable_async_prefetching,
+            "--disk-write-rate": disk_write_rate is not None,
+            "--disk-write-per-day": disk_write_per_day is not None,
+        }
+        for option, is_given in unused.items():
+            _notice(is_given, f"{option} has no effect without a disk tier: add --disk and --disk-capacity")
 
     api_key = os.environ.get("VLLM_API_KEY")
     if not api_key and defaults.openai_api_key is not None:

@@ -3,6 +3,7 @@
 The caller tells it what happens to requests (vLLM's scheduler through the adapter, or the simulator) and carries out
 the transfers it returns. The order for one request:
 
+    expect     what is resident of its prefix is pinned while it waits: a guess never evicts a sure hit
     offer      the resident run after the device's own hit is pinned, and may be loaded
     accept     device blocks were allocated for it: the load is ordered   (or end_offers: they were not, unpin)
     loaded     all ranks have copied it: unpin
@@ -14,12 +15,18 @@ from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+import numpy as np
+from numpy.typing import NDArray
+
 from elmas.cache.index import TierIndex, resident_run
 from elmas.cache.rows import BlockHash, Rows
 from elmas.movement.transfers import Transfer, TransferLedger
 
 LOAD_DEADLINE_S = 30.0
 """A load that takes longer is reported: at 1 GB/s this is 30 GB."""
+
+EXPECTATION_DEADLINE_S = 600.0
+"""The rows of a request that waits longer lose their protection."""
 
 
 @dataclass(frozen=True)
@@ -33,18 +40,24 @@ class Offer:
 
 @dataclass(frozen=True)
 class Acceptance:
-    """The outcome of `accept`: how many of the request's first blocks are resident, and the load, if any."""
+    """The outcome of `accept`: how many of the request's first blocks are resident, the load, if any, and how many of
+    its blocks came from disk for this."""
 
     n_resident: int
     load: Transfer | None
+    n_from_disk: int = 0
 
 
 @dataclass(frozen=True)
 class StoreOrder:
-    """The outcome of `store`: how far the request's blocks were considered, and what is to be copied, if anything."""
+    """The outcome of `store`: how far the request's blocks were considered, and what is to be copied, if anything.
+
+    `places` are the positions in the request of the blocks that are copied.
+    """
 
     n_considered: int
     transfer: Transfer | None
+    places: tuple[int, ...] = ()
 
 
 class HostTier:
@@ -59,14 +72,21 @@ class HostTier:
         self.counts: Counter[str] = Counter()
         self._max_store_blocks = max_store_blocks
         self._offers: dict[str, Offer] = {}
-        self._loads: set[str] = set()
+        self._expected: set[str] = set()
+        self._loads: dict[str, int] = {}
         self._stores = TransferLedger(n_ranks)
+        self._is_from_disk: NDArray[np.bool_] = np.zeros(index.n_rows, dtype=np.bool_)
         self._n_loads_ordered = 0
 
     @property
     def n_loading(self) -> int:
         """Requests whose load is on its way."""
         return len(self._loads)
+
+    @property
+    def n_blocks_loading(self) -> int:
+        """Blocks of these loads."""
+        return sum(self._loads.values())
 
     @property
     def n_storing(self) -> int:
@@ -81,6 +101,30 @@ class HostTier:
     def is_loading(self, request: str) -> bool:
         """Return whether the request's load is on its way."""
         return request in self._loads
+
+    def expect(self, request: str, rows: Rows, now_s: float) -> None:
+        """Keep resident rows for a waiting request until it is accepted or dismissed. May be called repeatedly."""
+        if rows.size == 0:
+            return
+        if request in self._expected:
+            self.index.extend_pin(_expectation(request), rows)
+        else:
+            self._expected.add(request)
+            self.index.pin(_expectation(request), rows, now_s + EXPECTATION_DEADLINE_S)
+
+    def dismiss(self, request: str) -> None:
+        """The request waits no more: what was kept for it may be evicted."""
+        if request in self._expected:
+            self._expected.remove(request)
+            self.index.unpin(_expectation(request))
+
+    def overdue(self, now_s: float) -> list[str]:
+        """Return the requests whose load is past its deadline, and dismiss those that wait for too long."""
+        owners = self.index.overdue(now_s)
+        loads = [owner for owner in owners if owner in self._loads]
+        for request in [request for request in self._expected if _expectation(request) in owners]:
+            self.dismiss(request)
+        return loads
 
     def offer(self, request: str, hashes: Sequence[BlockHash], first: int, now_s: float) -> int:
         """Return how many blocks from position `first` on can be loaded, and pin them until the offer ends.
@@ -101,6 +145,7 @@ class HostTier:
         `device_blocks` are all blocks allocated for the request, by position. The whole resident prefix counts as used,
         also where the device has it too: otherwise the head of a busy prefix would grow old in the tier.
         """
+        self.dismiss(request)
         offer = self._offers.pop(request, None)
         if offer is None:
             return Acceptance(0, None)
@@ -110,11 +155,13 @@ class HostTier:
             self.index.unpin(request)
             return Acceptance(n_resident, None)
         rows = offer.run[:n_blocks]
-        self._loads.add(request)
+        self._loads[request] = n_blocks
         self.counts["load_blocks"] += n_blocks
         self._n_loads_ordered += 1
         targets = device_blocks[offer.first : offer.first + n_blocks]
-        return Acceptance(n_resident, Transfer(self._n_loads_ordered, request, rows, targets))
+        n_from_disk = int(np.count_nonzero(self._is_from_disk[rows]))
+        self._is_from_disk[rows] = False
+        return Acceptance(n_resident, Transfer(self._n_loads_ordered, request, rows, targets), n_from_disk)
 
     def end_offers(self) -> None:
         """Withdraw the offers that were not accepted in this scheduling step."""
@@ -125,7 +172,7 @@ class HostTier:
         """All ranks have copied the request's load; returns whether there was one."""
         if request not in self._loads:
             return False
-        self._loads.remove(request)
+        del self._loads[request]
         self.index.unpin(request)
         return True
 
@@ -154,17 +201,29 @@ class HostTier:
         if rows.size == 0:
             return StoreOrder(end - first, None)
         sources = [device_blocks[i - first] for i in wanted[: rows.size]]
-        return StoreOrder(end - first, self._stores.open(request, rows, sources))
+        places = tuple(wanted[: rows.size])
+        return StoreOrder(end - first, self._stores.open(request, rows, sources), places)
 
     def stored(self, number: int, n_ranks: int, now_s: float) -> Transfer | None:
         """`n_ranks` more ranks have copied a store; returns it when that were all, and its blocks can now be found."""
         transfer = self._stores.confirm(number, n_ranks)
         if transfer is not None:
             self.index.commit(transfer.rows, now_s)
+            self._is_from_disk[transfer.rows] = False
             self.counts["store_blocks"] += transfer.n_blocks
         return transfer
+
+    def landed(self, rows: Rows, now_s: float) -> None:
+        """Reserved rows were read from disk and verified: their blocks can be found from now on."""
+        self.index.commit(rows, now_s)
+        self._is_from_disk[rows] = True
 
     def _withdraw(self, request: str) -> None:
         offer = self._offers.pop(request, None)
         if offer is not None and offer.run.size:
             self.index.unpin(request)
+
+
+def _expectation(request: str) -> str:
+    """The owner of the pin that keeps a waiting request's rows; its offer and load pin under its own name."""
+    return f"expected by {request}"

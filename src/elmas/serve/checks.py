@@ -1,7 +1,7 @@
 """What would make a server fail after a minute of loading, found in a moment and told in one line each.
 
-These checks look at the machine (files, ports, memory, network); `build_command` finds the mistakes that can be seen in
-the options alone.
+These checks look at the machine (files, ports, memory, disk, network); `build_command` finds the mistakes that can be
+seen in the options alone.
 """
 
 import errno
@@ -12,12 +12,15 @@ from pathlib import Path
 import httpx
 
 from elmas.errors import UserError
-from elmas.preflight import check_cache
+from elmas.preflight import check_cache, least_block_bytes
 from elmas.serve.arguments import has_option, integer_option, option_value
 from elmas.serve.command import CPU_BLOCK_SIZE
 from elmas.serve.machine import Machine, has_nvidia_gpu, select_device
 from elmas.serve.options import Connector, ServeOptions
-from elmas.settings import HEADROOM_BYTES, available_memory_bytes
+from elmas.settings import HEADROOM_BYTES, CacheSettings, available_memory_bytes
+from elmas.tiers.disk.directory import check_directory
+from elmas.tiers.disk.format import choose_shape
+from elmas.tiers.host import align_row
 from elmas.units import format_bytes
 
 HUB_TIMEOUT_S = 5.0
@@ -30,7 +33,11 @@ def check_start(options: ServeOptions, machine: Machine) -> None:
         raise UserError("found no NVIDIA GPU for the cuda build of vLLM: check the driver with nvidia-smi")
     check_model(options)
     check_port(options.host, options.port)
-    check_memory(options, machine, device)
+    block_bytes = 0
+    if options.connector is Connector.MT_APC:
+        block_bytes = _least_block_bytes(options, device)
+        check_disk(options.cache, block_bytes)
+    check_memory(options, machine, device, block_bytes)
 
 
 def check_port(host: str, port: int) -> None:
@@ -58,18 +65,14 @@ def check_port(host: str, port: int) -> None:
             raise UserError(f"cannot listen on {host} port {port}: {error.strerror}") from None
 
 
-def check_memory(options: ServeOptions, machine: Machine, device: str) -> None:
-    """Raise UserError when the host tier, and on CPU also vLLM's own KV memory, do not fit the free memory."""
+def check_memory(options: ServeOptions, machine: Machine, device: str, block_bytes: int) -> None:
+    """Raise UserError when the host tier, and on CPU also vLLM's own KV memory, do not fit the free memory.
+
+    `block_bytes` is a lower bound of a block's size, 0 where it is not known.
+    """
     host_bytes = 0
     if options.connector is Connector.MT_APC:
-        extra = options.vllm_arguments
-        check_cache(
-            options.cache,
-            options.model,
-            integer_option(extra, CPU_BLOCK_SIZE if device == "cpu" else 16, "--block-size"),
-            option_value(extra, "--dtype") or ("float32" if device == "cpu" else None),
-            option_value(extra, "--kv-cache-dtype"),
-        )
+        check_cache(options.cache, block_bytes)
         host_bytes = options.cache.host_memory_bytes()
     device_bytes = _device_bytes_in_host_memory(options, machine) if device == "cpu" else 0
     free_bytes = available_memory_bytes()
@@ -82,6 +85,25 @@ def check_memory(options: ServeOptions, machine: Machine, device: str) -> None:
         advice += " or --host-memory"
     usable_bytes = max(0, free_bytes - HEADROOM_BYTES)
     raise UserError(f"{parts} together exceed the {format_bytes(usable_bytes)} that are free: {advice}")
+
+
+def check_disk(settings: CacheSettings, block_bytes: int) -> None:
+    """Raise UserError when the disk tier, if there is one, cannot work; `block_bytes` as in check_memory."""
+    if settings.disk is None or settings.disk_capacity is None:
+        return
+    if block_bytes:
+        choose_shape(align_row(block_bytes), settings.disk_capacity)
+    check_directory(Path(settings.disk), settings.disk_capacity)
+
+
+def _least_block_bytes(options: ServeOptions, device: str) -> int:
+    extra = options.vllm_arguments
+    return least_block_bytes(
+        options.model,
+        integer_option(extra, CPU_BLOCK_SIZE if device == "cpu" else 16, "--block-size"),
+        option_value(extra, "--dtype") or ("float32" if device == "cpu" else None),
+        option_value(extra, "--kv-cache-dtype"),
+    )
 
 
 def _device_bytes_in_host_memory(options: ServeOptions, machine: Machine) -> int:

@@ -117,14 +117,20 @@ def _connector_arguments(options: ServeOptions) -> list[str]:
     arguments = ["--kv-transfer-config"]
     if options.connector is Connector.NOOP:
         return [*arguments, json.dumps(config)]
+    if options.cache.disk is not None and integer_option(extra, 1, "--data-parallel-size", "-dp") > 1:
+        raise UserError(
+            "--disk cannot be shared by the engines of --data-parallel-size: "
+            "give each engine its own server and directory"
+        )
     config["kv_connector_extra_config"] = options.cache.to_extra_config()
     arguments.append(json.dumps(config))
-    if options.cache.reorder:
-        if has_option(extra, "--scheduler-cls"):
-            raise UserError(
-                "--scheduler-cls replaces the scheduler that orders requests by their prefixes: drop it, "
-                "or name the --enable-* flags you want without --enable-prefix-aware-scheduling"
-            )
+    if options.cache.reorder and has_option(extra, "--scheduler-cls"):
+        raise UserError(
+            "--scheduler-cls replaces the scheduler that orders requests by their prefixes: drop it, "
+            "or name the --enable-* flags you want without --enable-prefix-aware-scheduling"
+        )
+    # With a disk it also lets requests that are read for step aside.
+    if options.cache.reorder or (options.cache.disk is not None and not has_option(extra, "--scheduler-cls")):
         arguments += ["--scheduler-cls", SCHEDULER_CLASS]
     return arguments
 

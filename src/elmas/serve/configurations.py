@@ -19,8 +19,9 @@ class Configuration:
     arm: Arm
 
     def apply(self, base: ServeOptions) -> ServeOptions:
-        """Return `base` (model, address, sizes, policy) as this configuration serves it."""
-        cache = base.cache.model_copy(update={"async_copies": self.arm.async_copies, "reorder": self.arm.reorder})
+        """Return `base` (model, address, sizes, policy, disk) as this configuration serves it."""
+        mechanisms = {name: getattr(self.arm, name) for name in ("async_copies", "reorder", "prefetch")}
+        cache = base.cache.model_copy(update=mechanisms)
         return replace(base, connector=self.arm.connector, prefix_caching=self.arm.prefix_caching, cache=cache)
 
 
@@ -33,20 +34,20 @@ CONFIGURATIONS: dict[str, Configuration] = {
         Configuration("apc", "vLLM's own prefix caching", resolve_arm(Flags(prefix_caching=True))),
         Configuration("noop", "prefix caching and a connector that does nothing", Arm(Connector.NOOP)),
         Configuration("mt-apc", "everything on", resolve_arm(Flags())),
-        Configuration("mt-apc-only-mt", "host tier, copies wait, no reordering", resolve_arm(_MULTI_TIER)),
+        Configuration("mt-apc-only-mt", "the tiers; copies wait, no reordering, no prefetch", resolve_arm(_MULTI_TIER)),
         Configuration(
             "mt-apc-only-async",
-            "host tier, copies overlap, no reordering",
+            "the tiers; copies overlap, no reordering, no prefetch",
             resolve_arm(replace(_MULTI_TIER, async_swapping=True)),
         ),
         Configuration(
             "mt-apc-only-sched",
-            "host tier, copies wait, reordering",
+            "the tiers; copies wait, reordering, no prefetch",
             resolve_arm(replace(_MULTI_TIER, prefix_aware_scheduling=True)),
         ),
         Configuration(
             "mt-apc-no-prefetch",
-            "host tier, copies overlap, reordering; the same as mt-apc while there is no disk tier",
+            "everything but prefetch: reads from disk begin when the request's turn has come",
             resolve_arm(replace(_MULTI_TIER, async_swapping=True, prefix_aware_scheduling=True)),
         ),
         Configuration(

@@ -50,12 +50,16 @@ class Flags:
 
 @dataclass(frozen=True)
 class Arm:
-    """One server variant: the connector, vLLM's own prefix caching, and the two mechanisms of elmas with a flag."""
+    """One server variant: the connector, vLLM's own prefix caching, and the mechanisms of elmas that have a flag.
+
+    `prefetch` counts only where the server has a disk tier.
+    """
 
     connector: Connector
     prefix_caching: bool = True
     async_copies: bool = False
     reorder: bool = False
+    prefetch: bool = False
 
 
 def resolve_arm(flags: Flags, connector: Connector | None = None, no_prefix_caching: bool = False) -> Arm:
@@ -73,7 +77,7 @@ def resolve_arm(flags: Flags, connector: Connector | None = None, no_prefix_cach
     if not flags.given:
         chosen = connector or Connector.MT_APC
         complete = chosen is Connector.MT_APC
-        return Arm(chosen, async_copies=complete, reorder=complete)
+        return Arm(chosen, async_copies=complete, reorder=complete, prefetch=complete)
     if not flags.multi_tier:
         if flags.needing_multi_tier:
             raise UserError(f"{flags.needing_multi_tier[0]} needs --enable-multi-tier-prefix-caching: add that flag")
@@ -85,14 +89,19 @@ def resolve_arm(flags: Flags, connector: Connector | None = None, no_prefix_cach
         return Arm(connector or Connector.NONE)
     if connector not in (None, Connector.MT_APC):
         raise UserError(f"--connector {connector} contradicts --enable-multi-tier-prefix-caching: drop one of the two")
-    return Arm(Connector.MT_APC, async_copies=flags.async_swapping, reorder=flags.prefix_aware_scheduling)
+    return Arm(
+        Connector.MT_APC,
+        async_copies=flags.async_swapping,
+        reorder=flags.prefix_aware_scheduling,
+        prefetch=flags.async_prefetching,
+    )
 
 
 @dataclass(frozen=True)
 class ServeOptions:
     """Everything that determines a server's command line.
 
-    `cache` counts only with Connector.MT_APC; its `async_copies` and `reorder` are the arm's mechanisms.
+    `cache` counts only with Connector.MT_APC; its `async_copies`, `reorder` and `prefetch` are the arm's mechanisms.
     `device_memory_bytes` is the memory for KV blocks on the device (None: vLLM decides). `profile_dir` switches the
     torch profiler on and takes its traces. `dev_mode` opens vLLM's development routes (benchmarks reset the caches
     through them). `vllm_arguments` go to vLLM unchanged and in order.

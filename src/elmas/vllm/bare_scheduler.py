@@ -13,7 +13,7 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCache
 from vllm.v1.request import Request
 from vllm.v1.structured_output import StructuredOutputManager
 
-from elmas.tiers.host import ROW_ALIGNMENT_BYTES, RegionHandle
+from elmas.tiers.host import ROW_ALIGNMENT_BYTES, HostRegion, RegionHandle
 from elmas.vllm.metadata import Handshake
 from elmas.vllm.plugin import register
 
@@ -31,11 +31,13 @@ def make_bare_scheduler(
     max_model_len: int,
     is_pipelined: bool = False,
     scheduler_class: Any = None,
+    region: HostRegion | None = None,
 ) -> Any:
     """Return a scheduler for a model directory, of which only the configuration is read.
 
     `connector` is a registered name or None. `scheduler_class` defaults to vLLM's own; `is_pipelined` means
-    asynchronous scheduling, where the next step is scheduled before the last one is done.
+    asynchronous scheduling, where the next step is scheduled before the last one is done. `region` is the host tier's
+    memory, which a disk tier in `settings` needs; without it the tier has `n_host_rows` rows that nobody touches.
     """
     register()
     transfer = {
@@ -69,8 +71,9 @@ def make_bare_scheduler(
         hash_block_size=block_size,
     )
     if hasattr(scheduler.connector, "scheduler_half"):
-        region = RegionHandle(pid=0, fd=0, n_rows=n_host_rows, row_bytes=ROW_ALIGNMENT_BYTES)
-        scheduler.connector.set_xfer_handshake_metadata({0: Handshake(region)})
+        # Without a disk nobody maps the region, so none is needed.
+        handle = region.handle if region is not None else RegionHandle(0, 0, n_host_rows, ROW_ALIGNMENT_BYTES)
+        scheduler.connector.set_xfer_handshake_metadata({0: Handshake(handle, "bare", (ROW_ALIGNMENT_BYTES,))})
     return scheduler
 
 

@@ -18,6 +18,7 @@ from vllm.platforms import current_platform
 from vllm.v1.metrics.stats import CacheHitSource
 
 from elmas.settings import CacheSettings
+from elmas.vllm.disk_half import disk_maker
 from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
 from elmas.vllm.metrics import CacheStats, PrometheusMetrics, StatsSource
@@ -41,7 +42,8 @@ class ElmasConnector(KVConnectorBase_V1, SupportsHMA):
         if role == KVConnectorRole.SCHEDULER:
             n_ranks = vllm_config.parallel_config.tensor_parallel_size
             block_size = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-            self.scheduler_half = SchedulerHalf(block_size, n_ranks, self.settings)
+            make_disk = disk_maker(vllm_config, kv_cache_config, self.settings, block_size)
+            self.scheduler_half = SchedulerHalf(block_size, n_ranks, self.settings, make_disk)
         else:
             self.worker_half = WorkerHalf(vllm_config, kv_cache_config.num_blocks, self.settings)
 
@@ -97,6 +99,8 @@ class ElmasConnector(KVConnectorBase_V1, SupportsHMA):
         """The process ends."""
         if self.role == KVConnectorRole.WORKER:
             self.worker_half.shutdown()
+        else:
+            self.scheduler_half.close()
 
     # Scheduler half
 
@@ -107,16 +111,27 @@ class ElmasConnector(KVConnectorBase_V1, SupportsHMA):
 
     def set_xfer_handshake_metadata(self, metadata: dict[int, Any]) -> None:
         """All workers have mapped the host region."""
-        self.scheduler_half.connect(metadata[0])
+        self.scheduler_half.connect(metadata)
 
     def on_new_request(self, request: Any) -> None:
         """A request has arrived."""
         self._contain(lambda: self.scheduler_half.add(request), None)
 
     def get_num_new_matched_tokens(self, request: Any, num_computed_tokens: int) -> tuple[int | None, bool]:
-        """Return how many tokens the host tier has beyond the device's, and whether they are loaded between steps."""
-        n_tokens = self._contain(lambda: self.scheduler_half.offer(request, num_computed_tokens), 0)
-        return n_tokens, n_tokens > 0 and self.settings.async_copies
+        """Return how many tokens the host tier has beyond the device's, and whether they are loaded between steps.
+
+        (None, False): ask again, the request waits for the disk.
+        """
+        n_tokens = self._contain(lambda: self.scheduler_half.offer(request, num_computed_tokens), None)
+        if n_tokens is None and self.scheduler_half.is_off:
+            n_tokens = 0
+        return n_tokens, bool(n_tokens) and self.settings.async_copies
+
+    def get_external_cache_hit_sources(self, request: Any, num_external_tokens: int) -> dict[CacheHitSource, int]:
+        """Return the tier that the loaded tokens came from for this request."""
+        n_disk = self._contain(lambda: self.scheduler_half.take_tokens_from_disk(request), 0)
+        sources = {CacheHitSource.DISK: n_disk, CacheHitSource.HOST: num_external_tokens - n_disk}
+        return {source: n_tokens for source, n_tokens in sources.items() if n_tokens}
 
     def update_state_after_alloc(self, request: Any, blocks: Any, num_external_tokens: int) -> None:
         """Device blocks were allocated. A load that vLLM counts on must be ordered: an error there is not contained."""
@@ -149,8 +164,8 @@ class ElmasConnector(KVConnectorBase_V1, SupportsHMA):
         return self.request_finished(request, block_ids[0])
 
     def has_pending_push_work(self) -> bool:
-        """Keep stepping until the last stores are confirmed, so that the next request finds them."""
-        return self.scheduler_half.is_storing
+        """Keep stepping until the last stores are confirmed, and the disk has nothing to do."""
+        return self.scheduler_half.has_work
 
     def reset_cache(self) -> bool:
         """Empty the tier, as far as no request is using it."""
@@ -162,8 +177,11 @@ class ElmasConnector(KVConnectorBase_V1, SupportsHMA):
         """Return what changed since the last call, None when nothing did."""
         if self.role != KVConnectorRole.SCHEDULER:
             return None
-        tier = self.scheduler_half.tier
-        return self._contain(lambda: self._stats.changes(tier), None) if tier is not None else None
+        self._contain(self.scheduler_half.step_done, None)
+        half = self.scheduler_half
+        tier, disk = half.tier, half.disk.tier if half.disk is not None else None
+        index = disk.index if disk is not None else None
+        return self._contain(lambda: self._stats.changes(tier, index, half.costs), None) if tier is not None else None
 
     @classmethod
     def build_kv_connector_stats(cls, data: dict[str, Any] | None = None) -> KVConnectorStats | None:

@@ -44,6 +44,11 @@ class Confirmations(KVConnectorWorkerMetadata):
 
 @dataclass
 class Handshake(KVConnectorHandshakeMetadata):
-    """Worker to scheduler, once at start: where the host region is and how many rows it has."""
+    """Worker to scheduler, once at start: where the host region is, and what lies where in this rank's part of a row.
+
+    `layout` is a digest (namespace.row_layout), `segment_bytes` the sizes of the parts of a block in their order.
+    """
 
     region: RegionHandle
+    layout: str = ""
+    segment_bytes: tuple[int, ...] = ()

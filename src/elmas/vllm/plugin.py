@@ -4,12 +4,17 @@ import json
 import multiprocessing
 import sys
 from collections.abc import Sequence
+from pathlib import Path
 
 from vllm.distributed.kv_transfer.kv_connector.factory import KVConnectorFactory
 
 from elmas.errors import UserError
-from elmas.preflight import check_cache
+from elmas.preflight import check_cache, least_block_bytes
 from elmas.settings import CacheSettings
+from elmas.tiers.disk.directory import check_directory
+from elmas.tiers.disk.format import choose_shape
+from elmas.tiers.host import align_row
+from elmas.vllm.support import SHARED_DISK, SHORT_HASHES
 
 _CONNECTORS = {
     "ElmasConnector": "elmas.vllm.connector",
@@ -49,13 +54,23 @@ def check_command_line(argv: Sequence[str]) -> None:
         return
     settings = CacheSettings.parse(transfer.get("kv_connector_extra_config") or {})
     block_size = _value(argv, "--block-size") or ""
-    check_cache(
-        settings,
+    block_bytes = least_block_bytes(
         _value(argv, "--model") or next((word for word in argv[1:] if word != "serve" and word[:1] != "-"), ""),
         int(block_size) if block_size.isdecimal() else _LEAST_BLOCK_SIZE,
         _value(argv, "--dtype"),
         _value(argv, "--kv-cache-dtype"),
     )
+    check_cache(settings, block_bytes)
+    if settings.disk is None or settings.disk_capacity is None:
+        return
+    n_engines = _value(argv, "--data-parallel-size") or _value(argv, "-dp") or ""
+    if n_engines.isdecimal() and int(n_engines) > 1:
+        raise UserError(SHARED_DISK)
+    if (_value(argv, "--prefix-caching-hash-algo") or "").startswith("xxhash"):
+        raise UserError(SHORT_HASHES)
+    if block_bytes:
+        choose_shape(align_row(block_bytes), settings.disk_capacity)
+    check_directory(Path(settings.disk), settings.disk_capacity)
 
 
 def _value(argv: Sequence[str], name: str) -> str | None:

@@ -1,7 +1,7 @@
 """The scheduler vLLM is given with `--scheduler-cls elmas.vllm.scheduler.make_scheduler`.
 
-It reorders the beginning of the waiting queue and leaves everything else to vLLM's own scheduler, synchronous or
-asynchronous. After any error of its own it stays first come first served.
+It holds back requests that wait for the disk, reorders the beginning of the waiting queue and leaves everything else to
+vLLM's own scheduler, synchronous or asynchronous. After any error of its own it stays first come first served.
 """
 
 import itertools
@@ -48,17 +48,58 @@ class ReorderingMixin:
         self._bounds = Bounds(settings.scheduler_max_overtaken, settings.scheduler_max_wait_s)
         self._estimates: dict[str, _Estimate] = {}
         # vLLM's priority queue is a heap: its order is the user's own.
-        self._reorders = settings.reorder and half is not None and isinstance(self._queue(), deque)
+        is_ours = half is not None and isinstance(self._queue(), deque)
+        self._reorders = settings.reorder and is_ours
+        self._holds = is_ours
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        """Reorder, then schedule as vLLM does, then count who was overtaken."""
-        if not self._reorders:
-            return super().schedule(*args, **kwargs)  # type: ignore[misc]
-        window = self._contain(self._reorder) or []
-        output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        """Hold back and reorder, then schedule as vLLM does, then count who was overtaken."""
+        held = self._contain(self._hold_back) if self._holds else None
+        window = self._contain(self._reorder) if self._reorders else None
+        try:
+            output = super().schedule(*args, **kwargs)  # type: ignore[misc]
+        finally:
+            if held:
+                self._put_back(held)
         if window:
             self._contain(lambda: self._count_overtaken(window))
         return output
+
+    def _hold_back(self) -> list[tuple[int, Any]]:
+        """Take requests that wait for the disk out of the queue, so that vLLM does not ask each of them in every step.
+
+        Returns them with their places.
+        """
+        half, queue = self._elmas_half, self._queue()
+        assert half is not None
+        n_ready = len(queue) - half.n_waiting_for_disk
+        n_free = self.max_num_running_reqs - len(self.running)  # type: ignore[attr-defined]
+        half.before_step(has_other_work=n_ready > 0 or n_free <= 0)
+        if not half.n_waiting_for_disk:
+            return []
+        held = [(place, request) for place, request in enumerate(queue) if half.is_waiting_for_disk(request.request_id)]
+        if held:
+            ready = [request for request in queue if not half.is_waiting_for_disk(request.request_id)]
+            queue.clear()
+            queue.extend(ready)
+        return held
+
+    def _put_back(self, held: list[tuple[int, Any]]) -> None:
+        """Put held requests back in the order of arrival, before the first later arrival that still waits."""
+        queue = self._queue()
+        if not queue:
+            queue.extend(request for _, request in held)
+            return
+        waiting = list(queue)
+        merged: list[Any] = []
+        left = deque(request for _, request in held)
+        for request in waiting:
+            while left and left[0].arrival_time <= request.arrival_time:
+                merged.append(left.popleft())
+            merged.append(request)
+        merged.extend(left)
+        queue.clear()
+        queue.extend(merged)
 
     def _queue(self) -> Any:
         return self.waiting  # type: ignore[attr-defined]
@@ -68,7 +109,7 @@ class ReorderingMixin:
             return call()
         except Exception:
             logger.exception("elmas: internal error in the order of requests; first come first served from now on")
-            self._reorders = False
+            self._reorders = self._holds = False
             return None
 
     def _reorder(self) -> list[Any]:

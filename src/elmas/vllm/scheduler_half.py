@@ -4,16 +4,21 @@ It runs on the engine's critical thread, so it looks at a request only when some
 """
 
 import time
-from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections import Counter, deque
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from elmas.cache.costs import CostModel
 from elmas.cache.index import TierIndex
 from elmas.cache.retention import POLICIES
+from elmas.cache.rows import BlockHash
+from elmas.cache.service_rate import ServiceRate
+from elmas.movement.disk_tier import Found
 from elmas.movement.host_tier import HostTier
 from elmas.movement.transfers import Transfer
 from elmas.settings import CacheSettings
+from elmas.vllm.disk_half import DiskHalf
 from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
 
@@ -21,6 +26,14 @@ STORE_SHARE = 0.25
 """Share of the device's blocks that may wait for their copy to host memory."""
 
 OVERDUE_CHECK_S = 1.0
+
+IDLE_WAIT_S = 0.005
+"""How long a step that runs nothing waits for the disk: no longer than anyone notices."""
+
+_LEAST_CHUNK = 16
+"""Requests that compute fewer tokens than this in a step are decoding."""
+
+MakeDisk = Callable[[HostTier, Mapping[int, Handshake], CostModel], DiskHalf]
 
 
 @dataclass
@@ -36,15 +49,39 @@ class _Tracked:
     begins: bool = False
 
 
-class SchedulerHalf:
-    """One per engine. All methods are called by the engine's thread."""
+@dataclass(frozen=True)
+class _Step:
+    """A step under way: what it computes of prompts, and when it was planned."""
 
-    def __init__(self, block_size: int, n_ranks: int, settings: CacheSettings) -> None:
+    n_prefill_tokens: int
+    context_token_sum: float
+    planned_s: float
+
+
+class SchedulerHalf:
+    """One per engine, called by the engine's thread only. `make_disk` is called once there is a host tier."""
+
+    def __init__(
+        self, block_size: int, n_ranks: int, settings: CacheSettings, make_disk: MakeDisk | None = None
+    ) -> None:
         self.tier: HostTier | None = None
+        self.disk: DiskHalf | None = None
+        self.costs = CostModel()
         self.is_off = False
         self.block_size = block_size
         self._n_ranks = n_ranks
         self._settings = settings
+        self._make_disk = make_disk
+        self._service = ServiceRate()
+        self._not_begun: dict[str, int] = {}
+        self._n_arrived = 0
+        self._asked: set[str] = set()
+        self._to_write: dict[int, list[BlockHash]] = {}
+        self._n_tokens_from_disk: dict[str, int] = {}
+        self._steps: deque[_Step] = deque()
+        self._last_step_s = 0.0
+        self._row_bytes = 0
+        self._loading_since_s = 0.0
         self._manager: Any = None
         self._tracked: dict[str, _Tracked] = {}
         self._loads: list[Transfer] = []
@@ -56,26 +93,56 @@ class SchedulerHalf:
         """vLLM's block manager, from which block ids and the device's block pool come."""
         self._manager = kv_cache_manager
 
-    def connect(self, handshake: Handshake) -> None:
-        """The workers have mapped the region: the tier exists from now on."""
-        n_rows = handshake.region.n_rows
+    def connect(self, handshakes: Mapping[int, Handshake]) -> None:
+        """The workers, by rank, have mapped the region: the tier exists from now on."""
+        n_rows = handshakes[0].region.n_rows
+        self._row_bytes = handshakes[0].region.row_bytes
         index = TierIndex(n_rows, POLICIES[self._settings.policy](n_rows))
         n_device_blocks = self._manager.block_pool.num_gpu_blocks
         self.tier = HostTier(index, self._n_ranks, max(1, int(n_device_blocks * STORE_SHARE)))
+        if self._make_disk is not None:
+            self.disk = self._make_disk(self.tier, handshakes, self.costs)
 
     # A request's life
 
     def add(self, request: Any) -> None:
-        """A request has arrived."""
-        self._tracked[request.request_id] = _Tracked(request)
+        """A request has arrived: what is resident of its prefix is kept for it, what is on disk begins to move."""
+        request_id = request.request_id
+        self._tracked[request_id] = _Tracked(request)
+        if self.tier is None or self.is_off:
+            return
+        self._n_arrived += 1
+        n_ahead = len(self._not_begun)
+        self._not_begun[request_id] = self._n_arrived
+        reads = self._settings.load and not request.skip_reading_prefix_cache
+        hashes = request.block_hashes
+        disk = self.disk.tier if self.disk is not None else None
+        # The hash of an adapter's block has the adapter's name only: another start may mean another adapter by it.
+        if disk is None or request.lora_request is not None:
+            if reads:
+                rows = self.tier.index.lookup(hashes)
+                self.tier.expect(request_id, rows[rows >= 0], time.monotonic())
+            return
+        found = disk.arrive(request_id, hashes)
+        if not reads:
+            return
+        if self._settings.prefetch:
+            self._read_for(request, found, self._service.wait_s(n_ahead))
+        else:
+            self.tier.expect(request_id, found.host_rows[found.host_rows >= 0], time.monotonic())
 
-    def offer(self, request: Any, n_device_tokens: int) -> int:
-        """Return how many tokens after the device's own hit can be loaded; at least one token is left to compute."""
+    def offer(self, request: Any, n_device_tokens: int) -> int | None:
+        """Return how many tokens after the device's own hit can be loaded; at least one token is left to compute.
+
+        None: not now, the request waits for its reads.
+        """
         if self.tier is None or self.is_off or not self._settings.load or request.skip_reading_prefix_cache:
             return 0
-        n_blocks = min(len(request.block_hashes), (request.num_tokens - 1) // self.block_size)
-        first = n_device_tokens // self.block_size
         now_s = time.monotonic()
+        if self.disk is not None and self._waits_for_disk(request, now_s):
+            return None
+        n_blocks = self._n_usable_blocks(request)
+        first = n_device_tokens // self.block_size
         return self.block_size * self.tier.offer(request.request_id, request.block_hashes[:n_blocks], first, now_s)
 
     def accept(self, request: Any, block_ids: Sequence[int], n_load_tokens: int) -> None:
@@ -83,40 +150,102 @@ class SchedulerHalf:
         if self.tier is None:
             return
         n_blocks = n_load_tokens // self.block_size
-        acceptance = self.tier.accept(request.request_id, n_blocks, block_ids, time.monotonic())
+        now_s = time.monotonic()
+        was_loading = self.tier.n_loading > 0
+        acceptance = self.tier.accept(request.request_id, n_blocks, block_ids, now_s)
         if acceptance.load is not None:
             self._loads.append(acceptance.load)
+            self._n_tokens_from_disk[request.request_id] = acceptance.n_from_disk * self.block_size
+            if not was_loading:
+                self._loading_since_s = now_s
+        if self._not_begun.pop(request.request_id, None) is not None:
+            self._service.admitted(1, len(self._not_begun), now_s)
+        if self.disk is not None and self.disk.tier is not None:
+            self.disk.tier.leave(request.request_id)
         tracked = self._tracked.get(request.request_id)
         if tracked is not None:
             tracked.begins = True
             # What is resident now needs no look when it is computed or loaded.
             tracked.n_considered = max(tracked.n_considered, acceptance.n_resident)
 
+    def take_tokens_from_disk(self, request: Any) -> int:
+        """Return how many of the tokens of the request's load came from disk for it."""
+        return self._n_tokens_from_disk.pop(request.request_id, 0)
+
     def finish(self, request: Any) -> None:
         """The request has ended; its device blocks are still its own during this call."""
-        tracked = self._tracked.pop(request.request_id, None)
+        request_id = request.request_id
+        tracked = self._tracked.pop(request_id, None)
+        if self._not_begun.pop(request_id, None) is not None and not self._not_begun:
+            self._service.admitted(0, 0, time.monotonic())
+        self._asked.discard(request_id)
+        self._n_tokens_from_disk.pop(request_id, None)
         if tracked is None or self.tier is None:
             return
-        if self._settings.async_copies and self.tier.is_loading(request.request_id):
-            return  # its blocks do not hold yet what their hashes say
-        self._store_completed(tracked)
+        self.tier.dismiss(request_id)
+        # Blocks of a request whose load is on its way do not hold yet what their hashes say.
+        if not (self._settings.async_copies and self.tier.is_loading(request_id)):
+            self._store_completed(tracked)
+        if self.disk is not None and self.disk.tier is not None:
+            if request.lora_request is None:
+                self.disk.tier.note_tail(request.block_hashes)
+            self.disk.tier.forget(request_id)
 
     # A step
 
-    def plan_step(self, scheduled: Iterable[str]) -> None:
-        """Withdraw what was offered in vain and plan the stores; `scheduled` are the requests that run in this step."""
+    def before_step(self, has_other_work: bool) -> None:
+        """A step is about to be scheduled. Without other work, requests that wait for the disk are asked to decide."""
+        if self.disk is None or self.is_off:
+            return
+        now_s = time.monotonic()
+        self.disk.pump(now_s)
+        if self.disk.tier is not None and not has_other_work and self.disk.tier.n_waiting:
+            self.disk.tier.take_turns(now_s)
+
+    def is_waiting_for_disk(self, request_id: str) -> bool:
+        """Return whether a request should step aside while it is read for."""
+        return self.disk is not None and self.disk.tier is not None and self.disk.tier.is_waiting(request_id)
+
+    @property
+    def n_waiting_for_disk(self) -> int:
+        """Requests that should step aside."""
+        return self.disk.tier.n_waiting if self.disk is not None and self.disk.tier is not None else 0
+
+    def plan_step(self, scheduled: Mapping[str, int]) -> None:
+        """Withdraw what was offered in vain and plan the stores; `scheduled` are the requests that run, with tokens."""
         if self.tier is None:
             return
         self.tier.end_offers()
-        for request_id in scheduled:
+        now_s = time.monotonic()
+        n_prefill_tokens, context_token_sum = 0, 0.0
+        for request_id, n_tokens in scheduled.items():
             tracked = self._tracked.get(request_id)
             if tracked is None:
                 continue
+            if n_tokens >= _LEAST_CHUNK:
+                n_prefill_tokens += n_tokens
+                context_token_sum += n_tokens * max(0.0, tracked.request.num_computed_tokens - n_tokens / 2)
             if tracked.begins:
                 tracked.begins = False
             else:
                 self._store_completed(tracked)
+        self._steps.append(_Step(n_prefill_tokens, context_token_sum, now_s))
         self._report_overdue()
+        if self.disk is not None and not self.is_off:
+            if not scheduled and self.disk.is_reading:
+                self.disk.wait_for_any(IDLE_WAIT_S)
+            self.disk.pump(time.monotonic())
+
+    def step_done(self) -> None:
+        """The oldest step under way is done: its time tells what computing costs."""
+        if not self._steps:
+            return
+        step, now_s = self._steps.popleft(), time.monotonic()
+        # With several steps under way, one begins to compute when the one before it is done.
+        seconds = now_s - max(step.planned_s, self._last_step_s)
+        self._last_step_s = now_s
+        if step.n_prefill_tokens:
+            self.costs.observe_step(step.n_prefill_tokens, step.context_token_sum, seconds)
 
     def take_orders(self, is_idle: bool) -> StepOrders:
         """Return the copies to start in this step."""
@@ -128,7 +257,7 @@ class SchedulerHalf:
         """All workers have loaded these requests."""
         if self.tier is not None:
             for request_id in request_ids:
-                self.tier.loaded(request_id)
+                self._loaded(request_id)
 
     def confirmed(self, confirmations: Confirmations) -> None:
         """Some workers have ended copies: once all have, device blocks may be reused and rows be found."""
@@ -137,28 +266,84 @@ class SchedulerHalf:
             self._load_confirmations[request_id] += n_ranks
             if self._load_confirmations[request_id] >= self._n_ranks:
                 del self._load_confirmations[request_id]
-                self.tier.loaded(request_id)
+                self._loaded(request_id)
         pool = self._manager.block_pool
         for number, n_ranks in confirmations.stores.items():
             transfer = self.tier.stored(number, n_ranks, time.monotonic())
             if transfer is not None:
                 # The tail is handed back first, so that the device evicts it before the prefix that others share.
                 pool.free_blocks(pool.blocks[block] for block in reversed(transfer.device_blocks))
+                blocks = self._to_write.pop(number, None)
+                if blocks and self.disk is not None and self.disk.tier is not None:
+                    self.disk.tier.admit(blocks)
 
     def turn_off(self) -> None:
         """Offer and store nothing from now on; what is under way is still carried to its end."""
         self.is_off = True
+        self.disk = None  # its threads may still write to the rows they have, which nobody will read
         if self.tier is not None:
             self.tier.counts["errors"] += 1
 
     @property
-    def is_storing(self) -> bool:
-        """Whether device blocks wait for their copy, so that the engine must go on stepping."""
-        return self.tier is not None and self.tier.n_storing > 0
+    def has_work(self) -> bool:
+        """Whether the engine must go on stepping: device blocks wait for their copy, or the disk is busy."""
+        if self.tier is not None and self.tier.n_storing > 0:
+            return True
+        return self.disk is not None and self.disk.tier is not None and self.disk.tier.has_work(time.monotonic())
 
     def clear(self) -> bool:
-        """Drop everything that is not in use; returns whether the tier is empty."""
-        return self.tier is None or self.tier.index.clear()
+        """Drop everything that is not in use; returns whether the tiers are empty."""
+        is_empty = self.disk is None or self.disk.clear(time.monotonic())
+        return (self.tier is None or self.tier.index.clear()) and is_empty
+
+    def close(self) -> None:
+        """The engine ends."""
+        if self.disk is not None:
+            self.disk.close()
+
+    def _n_usable_blocks(self, request: Any) -> int:
+        """At least one token is left to compute."""
+        return min(len(request.block_hashes), (int(request.num_tokens) - 1) // self.block_size)
+
+    def _read_for(self, request: Any, found: Found, queue_wait_s: float) -> None:
+        assert self.disk is not None
+        assert self.disk.tier is not None
+        n_device_tokens = 0
+        if ((found.host_rows < 0) & (found.disk_rows >= 0)).any():
+            coordinator = self._manager.coordinator
+            n_device_tokens = int(coordinator.find_longest_cache_hit(request.block_hashes, request.num_tokens - 1)[1])
+        priority = float(self._not_begun.get(request.request_id, self._n_arrived))
+        self.disk.tier.read_for(
+            request.request_id,
+            request.block_hashes[: self._n_usable_blocks(request)],
+            found,
+            n_device_tokens // self.block_size,
+            priority,
+            queue_wait_s,
+            time.monotonic(),
+        )
+
+    def _waits_for_disk(self, request: Any, now_s: float) -> bool:
+        """The request's turn has come: return whether it had better wait for its reads."""
+        assert self.disk is not None
+        disk, request_id = self.disk.tier, request.request_id
+        if disk is None:
+            return False
+        if not self._settings.prefetch and request_id not in self._asked and request.lora_request is None:
+            self._asked.add(request_id)
+            self._read_for(request, disk.find(request.block_hashes), 0.0)
+        if disk.is_waiting(request_id):
+            disk.take_turn(request_id, 0, now_s)
+        return disk.is_waiting(request_id)
+
+    def _loaded(self, request_id: str) -> None:
+        assert self.tier is not None
+        n_blocks_before = self.tier.n_blocks_loading
+        if self.tier.loaded(request_id):
+            now_s = time.monotonic()
+            n_blocks = n_blocks_before - self.tier.n_blocks_loading
+            self.costs.observe_load(n_blocks * self._row_bytes, now_s - self._loading_since_s)
+            self._loading_since_s = now_s
 
     def _store_completed(self, tracked: _Tracked) -> None:
         """Order copies of the blocks that were completed in earlier steps."""
@@ -179,6 +364,10 @@ class SchedulerHalf:
             # Held until the copy is confirmed, whatever becomes of the request.
             pool.touch([pool.blocks[block] for block in order.transfer.device_blocks])
             self._stores.append(order.transfer)
+            if self.disk is not None and self.disk.tier is not None:
+                blocks = self.disk.tier.admitted(request.request_id, request.block_hashes, order.places)
+                if blocks:
+                    self._to_write[order.transfer.number] = blocks
 
     def _report_overdue(self) -> None:
         assert self.tier is not None
@@ -186,7 +375,7 @@ class SchedulerHalf:
         if now_s < self._next_overdue_check_s:
             return
         self._next_overdue_check_s = now_s + OVERDUE_CHECK_S
-        overdue = self.tier.index.overdue(now_s)
+        overdue = self.tier.overdue(now_s)
         if overdue:
             self.tier.counts["overdue_loads"] += len(overdue)
             logger.warning_once("elmas: %d loads are past their deadline, the first of %s", len(overdue), overdue[0])

@@ -6,6 +6,16 @@ from vllm.v1.kv_cache_interface import FullAttentionSpec
 
 from elmas.errors import UserError
 
+SHARED_DISK = (
+    "the disk tier cannot be shared by the engines of --data-parallel-size: "
+    "give each engine its own server and directory"
+)
+
+SHORT_HASHES = (
+    "the disk tier needs block hashes that never collide and outlive the server: "
+    "drop --prefix-caching-hash-algo, or choose sha256"
+)
+
 
 def check_supported(vllm_config: Any, kv_cache_config: Any) -> None:
     """Raise UserError for a model or a parallel shape whose blocks the host tier would get wrong."""
@@ -25,3 +35,10 @@ def check_supported(vllm_config: Any, kv_cache_config: Any) -> None:
     ):
         if getattr(parallel, name, 1) > 1:
             raise UserError(f"elmas cannot serve with {flag} above 1: use tensor parallelism on one host")
+    if vllm_config.kv_transfer_config.kv_connector_extra_config.get("disk") is None:
+        return
+    # vLLM tells the engines of a dense model that they are alone; their index still gives all but the first away.
+    if parallel.data_parallel_size > 1 or parallel.data_parallel_index > 0:
+        raise UserError(SHARED_DISK)
+    if not vllm_config.cache_config.prefix_caching_hash_algo.startswith("sha256"):
+        raise UserError(SHORT_HASHES)

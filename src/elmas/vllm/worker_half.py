@@ -13,6 +13,7 @@ from elmas.vllm.copy_engine import CopyEngine, Finished, make_copy_engine
 from elmas.vllm.geometry import Geometry, geometry_of
 from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
+from elmas.vllm.namespace import row_layout
 
 IDLE_WAIT_S = 0.005
 """How long a step without a model run waits for a load: longer than a load takes, shorter than anyone notices."""
@@ -42,7 +43,8 @@ class WorkerHalf:
         region = self._map_region(geometry, rank)
         self._engine = make_copy_engine(device, geometry, region, rank * geometry.block_bytes)
         self._region = region
-        self._handshake = Handshake(region.handle)
+        sizes = tuple(segment.n_bytes for segment in geometry.segments)
+        self._handshake = Handshake(region.handle, row_layout(kv_caches, geometry), sizes)
         if rank == 0:
             logger.info(
                 "elmas: host tier of %s: %d blocks of %s in rows of %s, %d segments per block",
