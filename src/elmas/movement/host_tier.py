@@ -73,7 +73,7 @@ class HostTier:
         self._max_store_blocks = max_store_blocks
         self._offers: dict[str, Offer] = {}
         self._expected: set[str] = set()
-        self._loads: dict[str, int] = {}
+        self._loads: set[str] = set()
         self._stores = TransferLedger(n_ranks)
         self._is_from_disk: NDArray[np.bool_] = np.zeros(index.n_rows, dtype=np.bool_)
         self._n_loads_ordered = 0
@@ -82,11 +82,6 @@ class HostTier:
     def n_loading(self) -> int:
         """Requests whose load is on its way."""
         return len(self._loads)
-
-    @property
-    def n_blocks_loading(self) -> int:
-        """Blocks of these loads."""
-        return sum(self._loads.values())
 
     @property
     def n_storing(self) -> int:
@@ -155,7 +150,7 @@ class HostTier:
             self.index.unpin(request)
             return Acceptance(n_resident, None)
         rows = offer.run[:n_blocks]
-        self._loads[request] = n_blocks
+        self._loads.add(request)
         self.counts["load_blocks"] += n_blocks
         self._n_loads_ordered += 1
         targets = device_blocks[offer.first : offer.first + n_blocks]
@@ -172,7 +167,7 @@ class HostTier:
         """All ranks have copied the request's load; returns whether there was one."""
         if request not in self._loads:
             return False
-        del self._loads[request]
+        self._loads.remove(request)
         self.index.unpin(request)
         return True
 

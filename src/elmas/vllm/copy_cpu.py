@@ -9,6 +9,7 @@ import ctypes
 import errno
 import itertools
 import threading
+import time
 from collections import deque
 from collections.abc import Iterator, Sequence
 
@@ -32,6 +33,7 @@ class ThreadCopyEngine:
 
     def __init__(self, geometry: Geometry, region: HostRegion, shard_offset: int) -> None:
         region.populate_in_background(_report_unbacked)
+        self._block_bytes = geometry.block_bytes
         self._pairs = list(_views(geometry, region, shard_offset))
         self._changed = threading.Condition()
         self._loads: deque[Transfer] = deque()
@@ -100,12 +102,16 @@ class ThreadCopyEngine:
             return (self._stores.popleft(), False) if self._stores else None
 
     def _load(self, transfer: Transfer) -> None:
+        begin_s = time.monotonic()
         for rows, blocks in _pieces(transfer):
             for device, host in self._pairs:
                 device[blocks] = host[rows]
+        seconds = time.monotonic() - begin_s
         with self._changed:
             self._n_under_way -= 1
             self._finished.loads.add(transfer.owner)
+            self._finished.loaded_bytes += transfer.n_blocks * self._block_bytes
+            self._finished.load_s += seconds
             self._changed.notify_all()
 
     def _store(self, transfer: Transfer) -> None:

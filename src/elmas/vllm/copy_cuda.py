@@ -27,9 +27,11 @@ _POLL_S = 0.0002
 
 @dataclass
 class _Batch:
+    begun: torch.cuda.Event
     done: torch.cuda.Event
     loads: list[str]
     stores: list[int]
+    n_bytes: int
 
 
 class StreamCopyEngine:
@@ -65,6 +67,9 @@ class StreamCopyEngine:
             if batch.done.query():
                 finished.loads.update(batch.loads)
                 finished.stores.extend(batch.stores)
+                if batch.loads:
+                    finished.loaded_bytes += batch.n_bytes
+                    finished.load_s += batch.begun.elapsed_time(batch.done) / 1e3
             else:
                 waiting.append(batch)
         self._under_way = waiting
@@ -97,6 +102,8 @@ class StreamCopyEngine:
         sizes = np.tile(self._n_bytes, rows.size)
         source, target = (host, device) if to_device else (device, host)
         stream.wait_stream(torch.cuda.current_stream(self._device))
+        begun, done = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
+        begun.record(stream)
         with torch.cuda.stream(stream):
             ops.swap_blocks_batch(
                 torch.from_numpy(source),
@@ -105,11 +112,10 @@ class StreamCopyEngine:
                 # Host rows are not written while they are read; device blocks may just have been.
                 is_src_access_order_any=to_device,
             )
-            done = torch.cuda.Event()
             done.record(stream)
         loads = [transfer.owner for transfer in transfers] if to_device else []
         stores = [] if to_device else [transfer.number for transfer in transfers]
-        self._under_way.append(_Batch(done, loads, stores))
+        self._under_way.append(_Batch(begun, done, loads, stores, int(sizes.sum())))
 
 
 def _register(region: HostRegion) -> list[int]:

@@ -13,10 +13,15 @@ from elmas.vllm.geometry import Geometry
 
 @dataclass
 class Finished:
-    """Transfers that ended since the last poll: requests whose load is there, numbers of stores."""
+    """Transfers that ended since the last poll: requests whose load is there, numbers of stores.
+
+    `load_s` is how long the copies of `loaded_bytes` took, from the first byte to the last of each batch.
+    """
 
     loads: set[str] = field(default_factory=set)
     stores: list[int] = field(default_factory=list)
+    loaded_bytes: int = 0
+    load_s: float = 0.0
 
 
 class CopyEngine(Protocol):

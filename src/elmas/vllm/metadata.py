@@ -26,11 +26,13 @@ class Confirmations(KVConnectorWorkerMetadata):
     """Worker to scheduler: copies that have ended, each with how many ranks have ended it.
 
     `stores` by transfer number. `loads` by request, only where copies are synchronous: vLLM itself tracks the
-    asynchronous ones.
+    asynchronous ones. `load_s` is how long loading `loaded_bytes` took; ranks copy at the same time.
     """
 
     stores: dict[int, int]
     loads: dict[str, int]
+    loaded_bytes: int = 0
+    load_s: float = 0.0
 
     def aggregate(self, other: KVConnectorWorkerMetadata) -> "Confirmations":
         """Return the confirmations of both."""
@@ -39,6 +41,8 @@ class Confirmations(KVConnectorWorkerMetadata):
             self.stores[number] = self.stores.get(number, 0) + n_ranks
         for request, n_ranks in other.loads.items():
             self.loads[request] = self.loads.get(request, 0) + n_ranks
+        self.loaded_bytes += other.loaded_bytes
+        self.load_s = max(self.load_s, other.load_s)
         return self
 
 

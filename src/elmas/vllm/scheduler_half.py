@@ -80,8 +80,6 @@ class SchedulerHalf:
         self._n_tokens_from_disk: dict[str, int] = {}
         self._steps: deque[_Step] = deque()
         self._last_step_s = 0.0
-        self._row_bytes = 0
-        self._loading_since_s = 0.0
         self._manager: Any = None
         self._tracked: dict[str, _Tracked] = {}
         self._loads: list[Transfer] = []
@@ -96,7 +94,6 @@ class SchedulerHalf:
     def connect(self, handshakes: Mapping[int, Handshake]) -> None:
         """The workers, by rank, have mapped the region: the tier exists from now on."""
         n_rows = handshakes[0].region.n_rows
-        self._row_bytes = handshakes[0].region.row_bytes
         index = TierIndex(n_rows, POLICIES[self._settings.policy](n_rows))
         n_device_blocks = self._manager.block_pool.num_gpu_blocks
         self.tier = HostTier(index, self._n_ranks, max(1, int(n_device_blocks * STORE_SHARE)))
@@ -151,13 +148,10 @@ class SchedulerHalf:
             return
         n_blocks = n_load_tokens // self.block_size
         now_s = time.monotonic()
-        was_loading = self.tier.n_loading > 0
         acceptance = self.tier.accept(request.request_id, n_blocks, block_ids, now_s)
         if acceptance.load is not None:
             self._loads.append(acceptance.load)
             self._n_tokens_from_disk[request.request_id] = acceptance.n_from_disk * self.block_size
-            if not was_loading:
-                self._loading_since_s = now_s
         if self._not_begun.pop(request.request_id, None) is not None:
             self._service.admitted(1, len(self._not_begun), now_s)
         if self.disk is not None and self.disk.tier is not None:
@@ -257,7 +251,7 @@ class SchedulerHalf:
         """All workers have loaded these requests."""
         if self.tier is not None:
             for request_id in request_ids:
-                self._loaded(request_id)
+                self.tier.loaded(request_id)
 
     def confirmed(self, confirmations: Confirmations) -> None:
         """Some workers have ended copies: once all have, device blocks may be reused and rows be found."""
@@ -266,7 +260,9 @@ class SchedulerHalf:
             self._load_confirmations[request_id] += n_ranks
             if self._load_confirmations[request_id] >= self._n_ranks:
                 del self._load_confirmations[request_id]
-                self._loaded(request_id)
+                self.tier.loaded(request_id)
+        if confirmations.load_s > 0:
+            self.costs.observe_load(confirmations.loaded_bytes, confirmations.load_s)
         pool = self._manager.block_pool
         for number, n_ranks in confirmations.stores.items():
             transfer = self.tier.stored(number, n_ranks, time.monotonic())
@@ -335,15 +331,6 @@ class SchedulerHalf:
         if disk.is_waiting(request_id):
             disk.take_turn(request_id, 0, now_s)
         return disk.is_waiting(request_id)
-
-    def _loaded(self, request_id: str) -> None:
-        assert self.tier is not None
-        n_blocks_before = self.tier.n_blocks_loading
-        if self.tier.loaded(request_id):
-            now_s = time.monotonic()
-            n_blocks = n_blocks_before - self.tier.n_blocks_loading
-            self.costs.observe_load(n_blocks * self._row_bytes, now_s - self._loading_since_s)
-            self._loading_since_s = now_s
 
     def _store_completed(self, tracked: _Tracked) -> None:
         """Order copies of the blocks that were completed in earlier steps."""

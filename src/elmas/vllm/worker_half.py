@@ -90,6 +90,8 @@ class WorkerHalf:
             engine.wait_for_any(IDLE_WAIT_S)
         finished = engine.poll()
         self._finished.stores += finished.stores
+        self._finished.loaded_bytes += finished.loaded_bytes
+        self._finished.load_s += finished.load_s
         if self._settings.async_copies:
             return finished.loads
         # The requests run already: vLLM does not wait for these.
@@ -99,9 +101,10 @@ class WorkerHalf:
     def confirmations(self) -> Confirmations | None:
         """Return the other copies that have ended since the last call."""
         finished, self._finished = self._finished, Finished()
-        if not finished.stores and not finished.loads:
+        if not finished.stores and not finished.loads and not finished.loaded_bytes:
             return None
-        return Confirmations(dict.fromkeys(finished.stores, 1), dict.fromkeys(finished.loads, 1))
+        stores, loads = dict.fromkeys(finished.stores, 1), dict.fromkeys(finished.loads, 1)
+        return Confirmations(stores, loads, finished.loaded_bytes, finished.load_s)
 
     def shutdown(self) -> None:
         """Finish the copies under way; the region goes with the process."""
