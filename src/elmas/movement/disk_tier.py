@@ -10,7 +10,6 @@ carries out the orders and reports their ends. The order for one request:
     admit      its new blocks are in host memory: those with a reason to return are queued for writing
 """
 
-import heapq
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -25,13 +24,18 @@ from elmas.cache.seen import SeenBlocks
 from elmas.cache.segments import SegmentIndex
 from elmas.movement.host_tier import HostTier
 from elmas.movement.prefetch import Prefetcher, ReadOrder
+from elmas.movement.turns import Turns
 from elmas.movement.write_back import WriteBack, WriterOrder
 
 _PREFETCH_SHARE = 0.5
 """Share of the host tier that may hold what was read ahead and not yet used."""
 
 _LOOK_AHEAD_S = 0.5
-"""Reads are handed out for this long ahead: longer than most steps, so that the disk does not wait for the engine."""
+_LOOK_AHEAD_STEPS = 1.5
+"""Reads are handed out for this long ahead, so that the disk does not wait for the engine."""
+
+_LONGEST_STEP_S = 5.0
+_STEP_DECAY = 0.8
 
 _MIN_READS = 8
 
@@ -66,15 +70,6 @@ class _Request:
 
     admits_answer: bool
     admitted: NDArray[np.bool_]
-
-
-@dataclass
-class _Waiting:
-    """A request that is read for: where its missing part begins, and since when its turn has come."""
-
-    first_token: int
-    deadline_s: float
-    turn_s: float | None = None
 
 
 @dataclass(frozen=True)
@@ -127,8 +122,10 @@ class DiskTier:
         self._tails = tails
         self._requests: dict[str, _Request] = {}
         self._limits = limits
-        self._waiting: dict[str, _Waiting] = {}
-        self._deadlines: list[tuple[float, str]] = []
+        self._first_missing_token: dict[str, int] = {}
+        self._turns = Turns(limits.max_wait_s)
+        self._looked_s = now_s
+        self._step_s = 0.0
         self._to_cancel: list[int] = []
         self._n_read_errors = 0
         self._pause_s = 0.0
@@ -164,14 +161,15 @@ class DiskTier:
         found: Found,
         n_device: int,
         priority: float,
+        n_ahead: int,
         queue_wait_s: float,
         now_s: float,
-    ) -> None:
+    ) -> int:
         """Read what is worth it for a request whose first `n_device` blocks are on the device.
 
-        `hashes` are the blocks it could use, and `found` (which may be longer) says where they are; it runs in about
-        `queue_wait_s`. What lies between the resident blocks and the first block that is nowhere is read, as far as
-        that pays.
+        `hashes` are the blocks it could use, and `found` (which may be longer) says where they are; it runs after
+        `n_ahead` others, in about `queue_wait_s`. What lies between the resident blocks and the first block that is
+        nowhere is read, as far as that pays. Returns how many of its blocks need not be computed if all of that comes.
         """
         host_rows, disk_rows = found.host_rows[: len(hashes)], found.disk_rows[: len(hashes)]
         available = (host_rows >= 0) | (disk_rows >= 0)
@@ -182,37 +180,40 @@ class DiskTier:
         self.index.use(disk_rows[:end][disk_rows[:end] >= 0], now_s)
         missing = n_device + np.flatnonzero(host_rows[n_device:end] < 0)
         if missing.size == 0:
-            return
+            return end
         if now_s < self._reads_paused_until_s:
             self.counts["disk_plan_paused"] += 1
-            return
+            return int(missing[0])
         wanted = missing[: self._plan(missing, queue_wait_s)]
-        if wanted.size == 0:
-            return
-        n_bytes_before = self._outstanding_bytes()
-        self.counts["disk_prefetches"] += 1
-        self.prefetcher.start(request, [hashes[place] for place in wanted.tolist()], disk_rows[wanted], priority)
-        landing_s = self._costs.landing_s(n_bytes_before, wanted.size * self._limits.row_bytes)
-        deadline_s = now_s + max(queue_wait_s, landing_s or 0.0) + self._limits.max_wait_s
-        self._waiting[request] = _Waiting(int(wanted[0]) * self._limits.block_tokens, deadline_s)
-        heapq.heappush(self._deadlines, (deadline_s, request))
+        if wanted.size:
+            self.counts["disk_prefetches"] += 1
+            self.prefetcher.start(request, [hashes[place] for place in wanted.tolist()], disk_rows[wanted], priority)
+            self._first_missing_token[request] = int(wanted[0]) * self._limits.block_tokens
+            self._turns.hold(request, n_ahead)
+        return int(missing[wanted.size]) if wanted.size < missing.size else end
 
     def is_waiting(self, request: str) -> bool:
         """Return whether the request should step aside because it is being read for."""
-        return request in self._waiting
+        return request in self._first_missing_token
 
     @property
     def n_waiting(self) -> int:
         """Requests that are being read for."""
-        return len(self._waiting)
+        return len(self._first_missing_token)
 
-    def expire(self, now_s: float) -> None:
-        """Let those go on that are past their deadline."""
-        while self._deadlines and self._deadlines[0][0] <= now_s:
-            deadline_s, request = heapq.heappop(self._deadlines)
-            waiting = self._waiting.get(request)
-            if waiting is not None and waiting.deadline_s <= deadline_s:
-                self._go_on(request, "disk_gone_deadline")
+    def look(self, now_s: float) -> None:
+        """To be called in every step: let those go on that are past their deadline.
+
+        A read needs one step to be handed out and another to be noticed, so long steps move deadlines.
+        """
+        step_s = min(_LONGEST_STEP_S, now_s - self._looked_s)
+        self._looked_s, self._step_s = now_s, max(step_s, _STEP_DECAY * self._step_s)
+        for request in self._turns.overdue(now_s, 2 * self._step_s):
+            self._go_on(request, "disk_gone_deadline")
+
+    def begun(self, now_s: float) -> None:
+        """One more request of the queue has begun to run."""
+        self._turns.begun(now_s)
 
     def take_turns(self, now_s: float) -> None:
         """The device has room for the next requests and nobody else wants it: let go those for whom waiting costs more
@@ -221,7 +222,7 @@ class DiskTier:
         Only the first few are asked: they run at once, and meanwhile the answer changes for the rest.
         """
         n_bytes_before = 0
-        for request in list(islice(self._waiting, _TURNS_PER_STEP)):
+        for request in list(islice(self._first_missing_token, _TURNS_PER_STEP)):
             n_bytes = self.prefetcher.n_left(request) * self._limits.row_bytes
             self.take_turn(request, n_bytes_before, now_s)
             n_bytes_before += n_bytes
@@ -231,20 +232,17 @@ class DiskTier:
 
         `n_bytes_before` are read for others before it.
         """
-        waiting = self._waiting[request]
-        if waiting.turn_s is None:
-            waiting.turn_s = now_s
-        if now_s - waiting.turn_s >= self._limits.max_wait_s:
-            self._go_on(request, "disk_gone_deadline")
-        elif self._limits.judges_cost:
-            n_left = self.prefetcher.n_left(request)
-            n_bytes, n_tokens = n_left * self._limits.row_bytes, n_left * self._limits.block_tokens
-            if not self._costs.should_wait(n_bytes_before, n_bytes, waiting.first_token, n_tokens):
-                self._go_on(request, "disk_gone_cheaper")
+        self._turns.come(request, now_s)
+        if not self._limits.judges_cost:
+            return
+        first_token, n_left = self._first_missing_token[request], self.prefetcher.n_left(request)
+        n_bytes, n_tokens = n_left * self._limits.row_bytes, n_left * self._limits.block_tokens
+        if not self._costs.should_wait(n_bytes_before, n_bytes, first_token, n_tokens):
+            self._go_on(request, "disk_gone_cheaper")
 
     def leave(self, request: str) -> None:
         """The request runs or is gone: what is still being read for it alone is cancelled."""
-        self._waiting.pop(request, None)
+        self._release(request)
         self._to_cancel += self.prefetcher.stop(request)
 
     # Writing
@@ -316,7 +314,7 @@ class DiskTier:
     def clear(self) -> tuple[int, ...] | None:
         """Forget everything on disk; returns the segments to remove, None while operations are under way."""
         self.write_back.clear()
-        for request in list(self._waiting):
+        for request in list(self._first_missing_token):
             self.leave(request)
         if self.prefetcher.n_reads or self.write_back.is_busy:
             return None
@@ -325,7 +323,8 @@ class DiskTier:
     def _reads_ahead(self) -> int:
         """How many blocks may be under way at once."""
         rate = self._costs.read_rate()
-        by_rate = 0 if rate is None else int(rate * _LOOK_AHEAD_S / self._limits.row_bytes)
+        look_ahead_s = max(_LOOK_AHEAD_S, _LOOK_AHEAD_STEPS * self._step_s)
+        by_rate = 0 if rate is None else int(rate * look_ahead_s / self._limits.row_bytes)
         return max(by_rate, _MIN_READS * self._limits.max_run_records)
 
     def _outstanding_bytes(self) -> int:
@@ -351,5 +350,10 @@ class DiskTier:
 
     def _note_landed(self) -> None:
         for request in self.prefetcher.take_ended():
-            if self._waiting.pop(request, None) is not None:
+            if self._release(request):
                 self.counts["disk_landed"] += 1
+
+    def _release(self, request: str) -> bool:
+        """Hold the request back no more; returns whether it was."""
+        self._turns.release(request)
+        return self._first_missing_token.pop(request, None) is not None

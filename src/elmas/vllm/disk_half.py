@@ -139,7 +139,7 @@ class DiskHalf:
         for done in pool.poll():
             self._take(tier, done, now_s)
         self._learn(tier, pool, now_s)
-        tier.expire(now_s)
+        tier.look(now_s)
         cancelled = tier.take_cancelled()
         if cancelled:
             tier.prefetcher.dropped(pool.cancel(cancelled))

@@ -13,7 +13,7 @@ from elmas.cache.costs import CostModel
 from elmas.cache.index import TierIndex
 from elmas.cache.retention import POLICIES
 from elmas.cache.rows import BlockHash
-from elmas.cache.service_rate import ServiceRate
+from elmas.cache.waiting_line import WaitingLine
 from elmas.movement.disk_tier import Found
 from elmas.movement.host_tier import HostTier
 from elmas.movement.transfers import Transfer
@@ -72,9 +72,7 @@ class SchedulerHalf:
         self._n_ranks = n_ranks
         self._settings = settings
         self._make_disk = make_disk
-        self._service = ServiceRate()
-        self._not_begun: dict[str, int] = {}
-        self._n_arrived = 0
+        self._line = WaitingLine()
         self._asked: set[str] = set()
         self._to_write: dict[int, list[BlockHash]] = {}
         self._n_tokens_from_disk: dict[str, int] = {}
@@ -108,9 +106,7 @@ class SchedulerHalf:
         self._tracked[request_id] = _Tracked(request)
         if self.tier is None or self.is_off:
             return
-        self._n_arrived += 1
-        n_ahead = len(self._not_begun)
-        self._not_begun[request_id] = self._n_arrived
+        n_ahead, wait_s = len(self._line), self._line.arrive(request_id)
         reads = self._settings.load and not request.skip_reading_prefix_cache
         hashes = request.block_hashes
         disk = self.disk.tier if self.disk is not None else None
@@ -124,7 +120,8 @@ class SchedulerHalf:
         if not reads:
             return
         if self._settings.prefetch:
-            self._read_for(request, found, self._service.wait_s(n_ahead))
+            n_covered = self.block_size * self._read_for(request, found, n_ahead, wait_s)
+            self._line.set_work(request_id, self.costs.prefill_s(n_covered, request.num_tokens - n_covered) or 0.0)
         else:
             self.tier.expect(request_id, found.host_rows[found.host_rows >= 0], time.monotonic())
 
@@ -152,10 +149,11 @@ class SchedulerHalf:
         if acceptance.load is not None:
             self._loads.append(acceptance.load)
             self._n_tokens_from_disk[request.request_id] = acceptance.n_from_disk * self.block_size
-        if self._not_begun.pop(request.request_id, None) is not None:
-            self._service.admitted(1, len(self._not_begun), now_s)
+        has_begun = self._line.begin(request.request_id, now_s)
         if self.disk is not None and self.disk.tier is not None:
             self.disk.tier.leave(request.request_id)
+            if has_begun:
+                self.disk.tier.begun(now_s)
         tracked = self._tracked.get(request.request_id)
         if tracked is not None:
             tracked.begins = True
@@ -170,8 +168,7 @@ class SchedulerHalf:
         """The request has ended; its device blocks are still its own during this call."""
         request_id = request.request_id
         tracked = self._tracked.pop(request_id, None)
-        if self._not_begun.pop(request_id, None) is not None and not self._not_begun:
-            self._service.admitted(0, 0, time.monotonic())
+        self._line.leave(request_id, time.monotonic())
         self._asked.discard(request_id)
         self._n_tokens_from_disk.pop(request_id, None)
         if tracked is None or self.tier is None:
@@ -301,20 +298,21 @@ class SchedulerHalf:
         """At least one token is left to compute."""
         return min(len(request.block_hashes), (int(request.num_tokens) - 1) // self.block_size)
 
-    def _read_for(self, request: Any, found: Found, queue_wait_s: float) -> None:
+    def _read_for(self, request: Any, found: Found, n_ahead: int, queue_wait_s: float) -> int:
+        """Begin to read what is worth it; returns how many blocks need not be computed then."""
         assert self.disk is not None
         assert self.disk.tier is not None
         n_device_tokens = 0
         if ((found.host_rows < 0) & (found.disk_rows >= 0)).any():
             coordinator = self._manager.coordinator
             n_device_tokens = int(coordinator.find_longest_cache_hit(request.block_hashes, request.num_tokens - 1)[1])
-        priority = float(self._not_begun.get(request.request_id, self._n_arrived))
-        self.disk.tier.read_for(
+        return self.disk.tier.read_for(
             request.request_id,
             request.block_hashes[: self._n_usable_blocks(request)],
             found,
             n_device_tokens // self.block_size,
-            priority,
+            float(self._line.number(request.request_id)),
+            n_ahead,
             queue_wait_s,
             time.monotonic(),
         )
@@ -327,7 +325,7 @@ class SchedulerHalf:
             return False
         if not self._settings.prefetch and request_id not in self._asked and request.lora_request is None:
             self._asked.add(request_id)
-            self._read_for(request, disk.find(request.block_hashes), 0.0)
+            self._read_for(request, disk.find(request.block_hashes), 0, 0.0)
         if disk.is_waiting(request_id):
             disk.take_turn(request_id, 0, now_s)
         return disk.is_waiting(request_id)
