@@ -56,6 +56,9 @@ class CacheSettings(BaseModel):
         description="bytes per second of writes in the background; None: half of what the disk was measured to write",
     )
     disk_write_per_day: int | None = Field(None, description="bytes per day that are written; None: no limit")
+    disk_throttle: int | None = Field(
+        None, description="bytes per second that the disk moves at most, as a slower drive would; for benchmarks"
+    )
     disk_max_wait_s: float = Field(
         2.0, ge=0, allow_inf_nan=False, description="longest time a request waits for the disk after its turn has come"
     )
@@ -65,7 +68,7 @@ class CacheSettings(BaseModel):
     def _parse_host_memory(cls, value: Any) -> int | None:
         return None if value is None or value == "auto" else parse_bytes(value, "host_memory")
 
-    @field_validator("disk_capacity", "disk_write_rate", "disk_write_per_day", mode="before")
+    @field_validator("disk_capacity", "disk_write_rate", "disk_write_per_day", "disk_throttle", mode="before")
     @classmethod
     def _parse_size(cls, value: Any, info: ValidationInfo) -> int | None:
         return None if value is None else parse_bytes(value, str(info.field_name))

@@ -37,8 +37,11 @@ class StubArms:
     def __init__(self, stub: StubServer) -> None:
         self.process = StubProcess(stub)
         self.started: list[str] = []
+        self.disks: list[Path | None] = []
+        """The disk directory of each command, in the order in which they were asked for."""
 
     def arm_command(self, arm: str, shape: Any) -> ServerCommand:
+        self.disks.append(shape.disk)
         return ServerCommand(("serve", arm), {}, "127.0.0.1", 1)
 
     @contextmanager

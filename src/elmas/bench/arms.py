@@ -4,13 +4,12 @@ import json
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Any
 
 import httpx
 
-from elmas.bench.counters import PromptTokens, read_counters
 from elmas.errors import UserError
 from elmas.serve.checks import check_start
 from elmas.serve.command import ServerCommand, build_command
@@ -21,7 +20,7 @@ from elmas.serve.process import ServerProcess
 from elmas.settings import CacheSettings
 
 BLOCK_SIZE = 32
-"""Tokens per KV block: the smallest that vLLM's CPU attention takes, and the same on every machine."""
+"""Tokens per KV block by default: the smallest that vLLM's CPU attention takes."""
 
 MODEL_NAME = "bench"
 """The name under which every arm serves the model."""
@@ -43,18 +42,23 @@ class ServerShape:
     port: int | None = None
     """None: any free port."""
     vllm_arguments: tuple[str, ...] = ()
+    block_size: int = BLOCK_SIZE
+    """Tokens per KV block."""
+    disk: Path | None = None
+    """Directory of the disk tier, for the arms that have one; None: no arm has."""
+    disk_capacity: str | None = None
 
     @property
     def device_tokens(self) -> int:
         """Tokens that the device cache holds."""
-        return (self.n_device_blocks - 1) * BLOCK_SIZE
+        return (self.n_device_blocks - 1) * self.block_size
 
     def check(self) -> None:
         """Raise UserError when one request alone would not fit the device cache."""
         if self.device_tokens < self.max_model_len:
-            n_needed = -(-self.max_model_len // BLOCK_SIZE) + 1
+            n_needed = -(-self.max_model_len // self.block_size) + 1
             raise UserError(
-                f"{self.n_device_blocks} device blocks of {BLOCK_SIZE} tokens hold less than one request of "
+                f"{self.n_device_blocks} device blocks of {self.block_size} tokens hold less than one request of "
                 f"{self.max_model_len} tokens: pass --num-gpu-blocks {n_needed} or more"
             )
 
@@ -75,11 +79,16 @@ def free_port() -> int:
 
 
 def arm_command(arm: str, shape: ServerShape) -> ServerCommand:
-    """Return the command of one arm; raises UserError for an unknown arm or a shape that cannot work."""
+    """Return the command of one arm; raises UserError for an unknown arm or a shape that cannot work.
+
+    An arm is the name of a configuration, which settings of the cache may follow: "mt-apc:cost_gate=false".
+    """
     shape.check()
+    name, *settings = arm.split(":")
+    changes = dict(_key_and_value(setting) for setting in settings)
     arguments = [
         *("--served-model-name", MODEL_NAME),
-        *("--block-size", str(BLOCK_SIZE)),
+        *("--block-size", str(shape.block_size)),
         *("--num-gpu-blocks-override", str(shape.n_device_blocks)),
         *("--max-model-len", str(shape.max_model_len)),
         *("--max-num-seqs", str(shape.max_running)),
@@ -92,16 +101,18 @@ def arm_command(arm: str, shape: ServerShape) -> ServerCommand:
         # Compiling the model takes minutes on a small machine and does not change what is compared here.
         arguments.append("--enforce-eager")
         # Without a stated size, vLLM wants nearly all memory of the machine to be free, whatever the number of blocks.
-        device_memory_bytes = shape.n_device_blocks * BLOCK_SIZE * _kv_bytes_per_token(shape.model)
+        device_memory_bytes = shape.n_device_blocks * shape.block_size * _kv_bytes_per_token(shape.model)
+    disk = {} if shape.disk is None else {"disk": str(shape.disk), "disk_capacity": shape.disk_capacity}
     base = ServeOptions(
         model=str(shape.model),
         port=shape.port or free_port(),
-        cache=CacheSettings.parse({"host_memory": shape.host_memory}),
+        cache=CacheSettings.parse({"host_memory": shape.host_memory, **disk}),
         device_memory_bytes=device_memory_bytes,
         dev_mode=True,
         vllm_arguments=(*arguments, *shape.vllm_arguments),
     )
-    options = configuration(arm).apply(base)
+    options = configuration(name).apply(base)
+    options = replace(options, cache=CacheSettings.parse({**options.cache.to_extra_config(), **changes}))
     check_start(options, machine)
     return build_command(options, machine)
 
@@ -120,17 +131,19 @@ def running_server(command: ServerCommand, log_path: Path) -> Iterator[tuple[Ser
             raise UserError(f"the server stopped answering ({error}): see its log {log_path}") from None
 
 
-def prompt_token_counters(server: ServerProcess) -> PromptTokens:
-    """Return the server's counters as they stand."""
-    return read_counters(server.metrics())
-
-
 def write_json(path: Path, content: dict[str, Any]) -> None:
     """Write results so that an interrupted run leaves no half file."""
     path.parent.mkdir(parents=True, exist_ok=True)
     scratch = path.with_suffix(".partial")
     scratch.write_text(json.dumps(content, indent=1) + "\n", encoding="utf-8")
     scratch.replace(path)
+
+
+def _key_and_value(setting: str) -> tuple[str, str]:
+    key, separator, value = setting.partition("=")
+    if not separator:
+        raise UserError(f"{setting!r} in --arms is no setting: write NAME:key=value, such as mt-apc:cost_gate=false")
+    return key, value
 
 
 def _kv_bytes_per_token(model: Path) -> int:

@@ -15,6 +15,7 @@ Samples = Mapping[str, Mapping[tuple[tuple[str, str], ...], float]]
 """Prometheus samples by name and sorted labels, as `ServerProcess.metrics` returns them."""
 
 _BY_SOURCE = "vllm:prompt_tokens_by_source_total"
+_CACHED_BY_SOURCE = "vllm:prompt_tokens_cached_by_source_total"
 _PREEMPTIONS = "vllm:num_preemptions_total"
 
 
@@ -25,8 +26,10 @@ class PromptTokens:
     computed: int
     device: int
     host: int
-    """Brought by the connector."""
+    """Brought by the connector from host memory."""
     preemptions: int
+    disk: int = 0
+    """Brought by the connector from disk."""
 
     def __sub__(self, earlier: "PromptTokens") -> "PromptTokens":
         return PromptTokens(
@@ -34,18 +37,19 @@ class PromptTokens:
             self.device - earlier.device,
             self.host - earlier.host,
             self.preemptions - earlier.preemptions,
+            self.disk - earlier.disk,
         )
 
     @property
     def total(self) -> int:
         """All prompt tokens."""
-        return self.computed + self.device + self.host
+        return self.computed + self.device + self.host + self.disk
 
     @property
     def rates(self) -> "HitRates":
         """The shares of all prompt tokens; NaN when there were none."""
         total = self.total or math.nan
-        return HitRates(self.device / total, self.host / total, self.computed / total)
+        return HitRates(self.device / total, self.host / total, self.computed / total, self.disk / total)
 
 
 @dataclass(frozen=True)
@@ -55,6 +59,22 @@ class HitRates:
     device: float
     host: float
     recomputed: float
+    disk: float = 0.0
+
+
+CacheEvents = dict[str, float]
+"""Counters of elmas by metric, without the prefix."""
+
+
+def read_events(samples: Samples) -> CacheEvents:
+    """Return the counters of elmas in a reading of /metrics that are not 0, summed over engines."""
+    prefix, suffix = "elmas:", "_total"
+    totals = {name: sum(values.values()) for name, values in samples.items() if name.startswith(prefix)}
+    return {
+        name.removeprefix(prefix).removesuffix(suffix): value
+        for name, value in totals.items()
+        if name.endswith(suffix) and value
+    }
 
 
 def read_counters(samples: Samples) -> PromptTokens:
@@ -64,9 +84,11 @@ def read_counters(samples: Samples) -> PromptTokens:
         values = samples.get(name, {}).items()
         return int(sum(value for labels, value in values if source is None or ("source", source) in labels))
 
+    disk = total(_CACHED_BY_SOURCE, "disk")
     return PromptTokens(
         computed=total(_BY_SOURCE, "local_compute"),
         device=total(_BY_SOURCE, "local_cache_hit"),
-        host=total(_BY_SOURCE, "external_kv_transfer"),
+        host=total(_BY_SOURCE, "external_kv_transfer") - disk,
         preemptions=total(_PREEMPTIONS),
+        disk=disk,
     )

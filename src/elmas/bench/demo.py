@@ -19,10 +19,9 @@ from elmas.bench.arms import (
     MODEL_NAME,
     ServerShape,
     arm_command,
-    prompt_token_counters,
     running_server,
 )
-from elmas.bench.counters import PromptTokens
+from elmas.bench.counters import PromptTokens, read_counters
 from elmas.bench.machine import Usage, UsageMeter, describe_machine, describe_versions
 from elmas.bench.progress import RunProgress
 from elmas.bench.summary import LoadSummary, job_completion_time_s, summarise
@@ -158,13 +157,13 @@ def run_demo(shape: ServerShape, settings: GameSettings, log_directory: Path, pr
             warm_up = GameSettings(_WARM_UP_PARTICIPANTS, 1, seed=settings.seed + 1)
             asyncio.run(_play(server.base_url, warm_up, None, arm))
             server.reset_caches()
-            before = prompt_token_counters(server)
+            before = read_counters(server.metrics())
             meter = UsageMeter()
             game = asyncio.run(_play(server.base_url, settings, progress, arm))
             usage = meter.stop()
             if len(game.failures) == settings.n_participants * settings.n_rounds:
                 raise UserError(f"{arm}: no call was answered, the last one failed with: {game.failures[-1][2]}")
-            tokens = prompt_token_counters(server) - before
+            tokens = read_counters(server.metrics()) - before
         runs.append(DemoRun(arm, ready_s, game, tokens, usage))
     return DemoResult(shape, tuple(runs), commands)
 

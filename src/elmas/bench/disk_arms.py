@@ -114,7 +114,7 @@ class StoreArm:
         self._keys[:, :8] = np.arange(n_rows, dtype=np.uint64).view(np.uint8).reshape(n_rows, 8)
         self._segments = [range(first, min(first + self._n_slots, n_rows)) for first in range(0, n_rows, self._n_slots)]
         self._run_blocks = run_blocks
-        self._pool = IoPool(self._store, rows, n_readers=queue_depth)
+        self._pool = IoPool(self._store, rows, n_readers=queue_depth, n_writers=queue_depth)
 
     def write(self) -> None:
         """See Arm."""

@@ -8,6 +8,7 @@ from typing import Any
 from rich.table import Table
 
 from elmas.bench.machine import describe_machine, describe_versions
+from elmas.vllm.disk_cost import DiskCost, disk_cost
 from elmas.vllm.scheduler_cost import RequestCost, StepCost, request_costs, step_costs
 
 SIZES = (16, 64, 256, 1024, 2000)
@@ -20,12 +21,17 @@ class SchedulerResult:
 
     requests: Sequence[RequestCost]
     steps: Sequence[StepCost]
+    disk: DiskCost
 
     @property
     def within_budget(self) -> bool:
         """Whether every measurement keeps to its budget."""
         costs: list[RequestCost | StepCost] = [*self.requests, *self.steps]
-        return all(cost.microseconds <= cost.budget_microseconds for cost in costs)
+        return (
+            all(cost.microseconds <= cost.budget_microseconds for cost in costs)
+            and self.disk.request_microseconds <= self.disk.budget_microseconds
+            and self.disk.step_microseconds <= self.disk.step_budget_microseconds
+        )
 
     def to_json(self) -> dict[str, Any]:
         """Return everything as plain values."""
@@ -35,12 +41,22 @@ class SchedulerResult:
             "versions": describe_versions(),
             "requests": [{**asdict(cost), "budget_microseconds": cost.budget_microseconds} for cost in self.requests],
             "steps": [{**asdict(cost), "budget_microseconds": cost.budget_microseconds} for cost in self.steps],
+            "disk": {
+                **asdict(self.disk),
+                "budget_microseconds": self.disk.budget_microseconds,
+                "step_budget_microseconds": self.disk.step_budget_microseconds,
+            },
         }
 
 
-def measure_scheduler(model: Path, n_waiting: int) -> SchedulerResult:
-    """Return the costs per request, by size, and per step with `n_waiting` requests waiting."""
-    return SchedulerResult(request_costs(str(model), SIZES), step_costs(str(model), n_waiting))
+def measure_scheduler(model: Path, n_waiting: int, n_waiting_for_disk: int) -> SchedulerResult:
+    """Return the costs per request, by size, per step with `n_waiting` requests waiting, and with a queue of
+    `n_waiting_for_disk` whose blocks are all on disk."""
+    return SchedulerResult(
+        request_costs(str(model), SIZES),
+        step_costs(str(model), n_waiting),
+        disk_cost(str(model), n_waiting_for_disk),
+    )
 
 
 def request_table(result: SchedulerResult) -> Table:
@@ -66,4 +82,19 @@ def step_table(result: SchedulerResult) -> Table:
             f"{cost.noop_microseconds:.0f}",
             f"{cost.budget_microseconds:.0f}",
         )
+    return table
+
+
+def disk_table(result: SchedulerResult) -> Table:
+    """Return the costs with everything on disk."""
+    cost = result.disk
+    table = Table(title=f"{cost.n_waiting} requests of {cost.n_blocks} blocks, all on disk", title_justify="left")
+    for heading in ("", "us", "budget, us"):
+        table.add_column(heading, justify="right" if heading else "left")
+    table.add_row(
+        "connector and I/O orders, per request", f"{cost.request_microseconds:.0f}", f"{cost.budget_microseconds:.0f}"
+    )
+    table.add_row("  of that at its arrival", f"{cost.arrival_microseconds:.0f}", "")
+    table.add_row("a step, median", f"{cost.step_microseconds:.0f}", f"{cost.step_budget_microseconds:.0f}")
+    table.add_row("a step, longest", f"{cost.longest_step_microseconds:.0f}", "")
     return table

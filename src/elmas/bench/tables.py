@@ -4,9 +4,8 @@ from statistics import median
 
 from rich.table import Table
 
+from elmas.bench.comparison import ComparisonResult, median_of
 from elmas.bench.counters import HitRates
-from elmas.bench.rounds import RoundsWorkload
-from elmas.bench.slice import SliceResult, median_of
 from elmas.bench.summary import LoadSummary
 
 
@@ -20,9 +19,12 @@ def share(value: float) -> str:
     return f"{value * 100:.1f}"
 
 
-def slice_title(result: SliceResult, workload: RoundsWorkload) -> str:
-    """Return what the table of a workload is about."""
+def comparison_title(result: ComparisonResult, name: str) -> str:
+    """Return what the table of a workload, or of what was played after a restart, is about."""
     plan = result.plan
+    workload = next((each for each in plan.workloads if each.name == name), None)
+    if workload is None:
+        return name
     if workload.reuse:
         what = f"working set {workload.working_set_tokens / plan.shape.device_tokens:.1f} device caches"
     else:
@@ -31,7 +33,7 @@ def slice_title(result: SliceResult, workload: RoundsWorkload) -> str:
     return f"{workload.name}: {workload.n_agents} agents, {workload.n_rounds} rounds, {what}{medians}"
 
 
-def slice_table(result: SliceResult, workload_name: str) -> Table:
+def comparison_table(result: ComparisonResult, workload_name: str) -> Table:
     """Return the figures of a workload, one column per arm; every figure is the median over trials."""
     plan = result.plan
     table = Table()
@@ -54,7 +56,7 @@ def slice_table(result: SliceResult, workload_name: str) -> Table:
     figures("output tokens/s", "output_tokens_per_s")
     figures("prompt tokens/s", "prompt_tokens_per_s")
     rates = {arm: [run.tokens.rates for run in runs[arm]] for arm in plan.arms}
-    for name in ("device", "host", "recomputed"):
+    for name in ("device", "host", "disk", "recomputed"):
         row(f"prompt tokens {name}, %", [share(_median_rate(rates[arm], name)) for arm in plan.arms])
     for heading, name in (
         ("processor time of the server, s", "server_cpu_s"),
@@ -66,14 +68,14 @@ def slice_table(result: SliceResult, workload_name: str) -> Table:
     return table
 
 
-def _ratio_cell(result: SliceResult, workload: str, arm: str) -> str:
+def _ratio_cell(result: ComparisonResult, workload: str, arm: str) -> str:
     ratios = result.ratios(workload, arm)
     if len(ratios) == 1 or arm == result.plan.arms[0]:
         return f"{median(ratios):.2f}"
     return f"{median(ratios):.2f} ({' '.join(f'{ratio:.2f}' for ratio in ratios)})"
 
 
-def _same_cell(result: SliceResult, workload: str, arm: str) -> str:
+def _same_cell(result: ComparisonResult, workload: str, arm: str) -> str:
     n_different = sum(bool(text) for text in result.differences(workload, arm))
     return "same" if n_different == 0 else f"differ in {n_different} trials"
 

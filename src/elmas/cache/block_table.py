@@ -52,14 +52,17 @@ class BlockTable:
         rows = np.full(len(words), NO_ROW, dtype=np.int64)
         if self._n == 0 or len(words) == 0:
             return rows
-        marks = _marks_of(words)[:, None]
-        for buckets in self._buckets_of(words):
-            places, ways = np.nonzero(self._marks[buckets] == marks)
-            if places.size:
-                candidates = self._ways[buckets[places], ways]
-                fits = candidates >= 0
-                fits[fits] = (self._words[candidates[fits]] == words[places[fits]]).all(axis=1)
-                rows[places[fits]] = candidates[fits]
+        marks = _marks_of(words)
+        # Both buckets of all keys at once: for the few keys of a request the number of calls is what counts.
+        buckets = np.concatenate(self._buckets_of(words))
+        matches = np.flatnonzero(self._marks[buckets] == np.concatenate((marks, marks))[:, None])
+        if matches.size:
+            lines, ways = np.divmod(matches, _WAYS)
+            candidates = self._ways[buckets[lines], ways]
+            places = lines % len(words)
+            # A mark may be another key's, and the word that the buckets come from says little beside it.
+            fits = (self._words[candidates] == words[places]).all(axis=1)
+            rows[places[fits]] = candidates[fits]
         return rows
 
     def insert(self, keys: Keys, rows: Rows) -> NDArray[np.bool_]:

@@ -18,9 +18,10 @@ from elmas.cache.rows import NO_ROW, BlockHash, Rows, as_rows, no_rows
 
 @dataclass(frozen=True)
 class Pin:
-    """Rows that one owner is reading. After `deadline_s` the pin is reported as overdue; it still holds."""
+    """Rows that one owner is reading, in one or more batches. After `deadline_s` the pin is reported as overdue; it
+    still holds."""
 
-    rows: Rows
+    batches: list[Rows]
     deadline_s: float
 
 
@@ -64,6 +65,10 @@ class TierIndex:
         """Return whether the block is resident or being written."""
         return block in self._resident or block in self._writing
 
+    def holds_any(self, blocks: Sequence[BlockHash]) -> bool:
+        """Return whether one of the blocks is resident or being written."""
+        return not (self._resident.keys().isdisjoint(blocks) and self._writing.keys().isdisjoint(blocks))
+
     def use(self, rows: Rows, now_s: float) -> None:
         """Tell the policy that a request reads these resident rows (or has them on the device)."""
         self._policy.use(rows, now_s)
@@ -77,14 +82,12 @@ class TierIndex:
         """Keep resident rows from eviction until `unpin(owner)`. One pin per owner at a time: KeyError otherwise."""
         if owner in self._pins:
             raise KeyError(f"{owner} holds a pin already")
-        self._pins[owner] = Pin(rows, deadline_s)
+        self._pins[owner] = Pin([rows], deadline_s)
         self._n_pins[rows] += 1
 
     def extend_pin(self, owner: str, rows: Rows) -> None:
-        """Add resident rows to the owner's pin. KeyError when it holds none."""
-        pin = self._pins[owner]
-        rows = rows[~np.isin(rows, pin.rows)]
-        self._pins[owner] = Pin(np.concatenate((pin.rows, rows)), pin.deadline_s)
+        """Add resident rows to the owner's pin; a row may be in several batches. KeyError when it holds none."""
+        self._pins[owner].batches.append(rows)
         self._n_pins[rows] += 1
 
     def unpin(self, owner: str) -> bool:
@@ -92,7 +95,8 @@ class TierIndex:
         pin = self._pins.pop(owner, None)
         if pin is None:
             return False
-        self._n_pins[pin.rows] -= 1
+        for rows in pin.batches:
+            self._n_pins[rows] -= 1
         return True
 
     def overdue(self, now_s: float) -> list[str]:
@@ -117,7 +121,7 @@ class TierIndex:
             self._n_pins[keep] -= 1
         n_placed = min(len(blocks), len(self._free))
         placed = blocks[:n_placed]
-        if not (self._resident.keys().isdisjoint(placed) and self._writing.keys().isdisjoint(placed)):
+        if self.holds_any(placed):
             raise ValueError("a block is held already: look it up before reserving")
         if n_placed == 0:
             return no_rows()
@@ -165,7 +169,8 @@ class TierIndex:
         assert all(self._hash_of[row] is None for row in self._free), "a free row still has a block"
         pins = np.zeros_like(self._n_pins)
         for pin in self._pins.values():
-            pins[pin.rows] += 1
+            for rows in pin.batches:
+                pins[rows] += 1
         assert np.array_equal(pins, self._n_pins), "pin counts do not match the pins"
         resident = np.zeros(self.n_rows, dtype=bool)
         resident[list(self._resident.values())] = True

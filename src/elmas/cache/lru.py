@@ -3,7 +3,8 @@
 The reference policy: it keeps nothing of a cyclic scan that is larger than the tier, which is why others exist. A use
 of a prefix stamps all its rows at once and appends one batch to a queue, so the cost of a use does not grow with
 Python's per-row overhead; a row counts only in the batch that carries its newest stamp, older entries are skipped when
-they reach the front.
+they reach the front. Rows that are passed over because they are pinned are set aside as one batch, in the order in
+which they would be given up: waiting requests may pin thousands of batches, which must not be walked at every look.
 """
 
 from collections import deque
@@ -25,6 +26,8 @@ class Lru:
         self._stamp: NDArray[np.int64] = np.full(capacity_rows, _ABSENT, dtype=np.int64)
         self._batches: deque[tuple[int, Rows]] = deque()
         self._n_queued = 0
+        self._passed: Rows = no_rows()
+        self._passed_stamps: NDArray[np.int64] = no_rows()
         self._clock = _ABSENT
 
     def insert(self, rows: Rows, now_s: float) -> None:
@@ -48,8 +51,9 @@ class Lru:
 
     def victims(self, n_rows: int, n_pins: NDArray[np.int32]) -> Rows:
         """Return up to `n_rows` unpinned rows, least recently used first, and forget them."""
-        chosen: list[Rows] = []
-        kept: list[tuple[int, Rows]] = []
+        chosen = [self._victims_passed(n_rows, n_pins)] if self._passed.size else []
+        n_rows -= sum(taken.size for taken in chosen)
+        passed: list[tuple[int, Rows]] = []
         while n_rows > 0 and self._batches:
             stamp, rows = self._batches.popleft()
             self._n_queued -= rows.size
@@ -61,12 +65,28 @@ class Lru:
                 chosen.append(taken)
                 n_rows -= taken.size
                 current = np.delete(current, positions)
-            if current.size:
-                kept.append((stamp, current))
-        for batch in reversed(kept):
-            self._batches.appendleft(batch)
-            self._n_queued += batch[1].size
+            if current.size and n_rows > 0:
+                passed.append((stamp, current))
+            elif current.size:
+                self._batches.appendleft((stamp, current))
+                self._n_queued += current.size
+        if passed:
+            self._passed = np.concatenate((self._passed, *(rows[::-1] for _, rows in passed)))
+            self._passed_stamps = np.concatenate(
+                (self._passed_stamps, *(np.full(rows.size, stamp, dtype=np.int64) for stamp, rows in passed))
+            )
         return np.concatenate(chosen) if chosen else no_rows()
+
+    def _victims_passed(self, n_rows: int, n_pins: NDArray[np.int32]) -> Rows:
+        """See `victims`, for the rows that were set aside: all others were used later."""
+        is_current = self._stamp[self._passed] == self._passed_stamps
+        positions = np.flatnonzero(is_current & (n_pins[self._passed] == 0))[:n_rows]
+        taken = self._passed[positions]
+        self._stamp[taken] = _ABSENT
+        is_current[positions] = False
+        if not is_current.all():
+            self._passed, self._passed_stamps = self._passed[is_current], self._passed_stamps[is_current]
+        return taken
 
     def _compact(self) -> None:
         live = ((stamp, rows[self._stamp[rows] == stamp]) for stamp, rows in self._batches)

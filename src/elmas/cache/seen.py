@@ -19,7 +19,8 @@ class SeenBlocks:
     def __init__(self, n_entries: int) -> None:
         n_places = 1 << max(0, n_entries - 1).bit_length()
         self._mask = np.uint64(n_places - 1)
-        self._marks: NDArray[np.uint64] = np.zeros(n_places, dtype=np.uint64)
+        # Written once now: the first touch of a page would otherwise cost the engine's thread a fault per block.
+        self._marks: NDArray[np.uint64] = np.full(n_places, 0, dtype=np.uint64)
 
     def seen(self, hashes: Sequence[BlockHash]) -> NDArray[np.bool_]:
         """Return for each block whether it is remembered."""

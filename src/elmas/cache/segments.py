@@ -57,6 +57,8 @@ class SegmentIndex:
         self, n_slots: int, segment_bytes: int, capacity_bytes: int, half_life_s: float = _HALF_LIFE_S
     ) -> None:
         self.n_slots = n_slots
+        self.n_drops = 0
+        """How often blocks were given up: as long as it stays the same, rows that were looked up are valid."""
         self.segment_bytes = segment_bytes
         self.capacity_bytes = capacity_bytes
         n_places = capacity_bytes // segment_bytes
@@ -128,6 +130,7 @@ class SegmentIndex:
     def drop(self, rows: Rows) -> None:
         """Forget rows whose record cannot be read."""
         if rows.size:
+            self.n_drops += 1
             self._table.remove(rows)
             self._is_present[rows] = False
             self._heat[rows] = 0.0
@@ -260,8 +263,9 @@ class SegmentIndex:
         if places.size == 0:
             return None
         heat = self._heat.reshape(-1, self.n_slots)[places].sum(axis=1)
-        # Among equals the oldest goes.
-        place = int(places[np.lexsort((self._segment_at[places], heat))[0]])
+        # An empty one, as failed writes leave it, costs nothing to lose. Among equals the oldest goes.
+        is_used = self._is_present.reshape(-1, self.n_slots)[places].any(axis=1)
+        place = int(places[np.lexsort((self._segment_at[places], heat, is_used))[0]])
         segment = int(self._segment_at[place])
         rows = np.arange(place * self.n_slots, (place + 1) * self.n_slots)
         self.drop(rows[self._is_present[rows]])

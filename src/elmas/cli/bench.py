@@ -8,6 +8,8 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from elmas.bench.comparison import ComparisonPlan
+
 bench = typer.Typer(help="Measure what the cache is worth.", no_args_is_help=True)
 
 _TINY = Path("models/tiny")
@@ -34,15 +36,11 @@ def slice_(
 
     Arguments that elmas does not know go to vLLM.
     """
-    from elmas.bench.arms import ensure_tiny_model, write_json
-    from elmas.bench.progress import RunProgress
-    from elmas.bench.slice import plan_slice, run_slice
-    from elmas.bench.tables import slice_table, slice_title
+    from elmas.bench.slice import plan_slice
 
-    names = [name.strip() for name in arms.split(",") if name.strip()]
     plan = plan_slice(
         model,
-        arms=names,
+        arms=_names(arms),
         n_agents=agents,
         n_rounds=rounds,
         n_device_blocks=num_gpu_blocks,
@@ -52,24 +50,52 @@ def slice_(
         seed=seed,
         vllm_arguments=context.args,
     )
-    console = _console()
-    if model == _TINY:
-        ensure_tiny_model(model)
-    with RunProgress(console) as progress:
-        result = run_slice(plan, result_dir, progress)
-    write_json(result_dir / "slice.json", result.to_json())
-    for workload in plan.workloads:
-        console.print(slice_title(result, workload), soft_wrap=True)
-        console.print(slice_table(result, workload.name))
-        for arm in names[1:]:
-            for trial, text in enumerate(result.differences(workload.name, arm)):
-                if text:
-                    print(f"{workload.name}, trial {trial + 1}: answers of {names[0]} and {arm}: {text}")
-    print(f"written: {result_dir / 'slice.json'}")
-    if result.violations:
-        for text in result.violations:
-            typer.echo(f"not sound: {text}", err=True)
-        raise typer.Exit(1)
+    _compare(plan, result_dir)
+
+
+@bench.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
+def tiers(
+    context: typer.Context,
+    workloads: Annotated[str, typer.Option(help="small, A, B, C")] = "small",
+    arms: Annotated[
+        str, typer.Option(help="servers to compare, the control first; NAME:key=value changes a setting of the cache")
+    ] = "noop,mt-apc-no-disk,mt-apc",
+    trials: Annotated[int, typer.Option(help="fresh servers per arm")] = 1,
+    agents: Annotated[int | None, typer.Option(help="instead of the workload's", show_default=False)] = None,
+    rounds: Annotated[int | None, typer.Option(help="instead of the workload's", show_default=False)] = None,
+    num_gpu_blocks: Annotated[int, typer.Option(help="KV blocks on the device")] = 512,
+    block_size: Annotated[int, typer.Option(help="tokens per KV block")] = 32,
+    host_memory: Annotated[str, typer.Option(help="size of the host tier")] = "256MiB",
+    disk: Annotated[Path | None, typer.Option(help="where the disk tier goes, in a directory of its own")] = None,
+    disk_capacity: Annotated[str | None, typer.Option(help="size of the disk tier; needed with --disk")] = None,
+    max_running: Annotated[
+        int | None, typer.Option(help="requests that run at once; default: as many as the device cache holds")
+    ] = None,
+    restart: Annotated[bool, typer.Option("--restart", help="play the last round again on a restarted server")] = False,
+    seed: Annotated[int, typer.Option(help="seed of all prompts")] = 0,
+    model: Annotated[Path, typer.Option(help="model directory; models/tiny is written when it is missing")] = _TINY,
+    result_dir: Annotated[Path, typer.Option(help="where results and server logs go")] = _RESULTS,
+) -> None:
+    """Compare arms on rounds of agents whose histories outgrow the device, host memory, or both.
+
+    Arguments that elmas does not know go to vLLM.
+    """
+    from elmas.bench.tiers import TierSizes, plan_tiers
+
+    plan = plan_tiers(
+        model,
+        _names(workloads),
+        arms=_names(arms),
+        sizes=TierSizes(num_gpu_blocks, host_memory, disk, disk_capacity, block_size),
+        n_agents=agents,
+        n_rounds=rounds,
+        max_running=max_running,
+        n_trials=trials,
+        restarts=restart,
+        seed=seed,
+        vllm_arguments=context.args,
+    )
+    _compare(plan, result_dir)
 
 
 @bench.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -148,6 +174,7 @@ def game(
 @bench.command()
 def scheduler(
     waiting: Annotated[int, typer.Option(min=1, help="requests that wait while a step is timed")] = 1000,
+    waiting_for_disk: Annotated[int, typer.Option(min=1, help="requests at once whose blocks are on disk")] = 400,
     model: Annotated[Path, typer.Option(help="model directory, of which the configuration is read")] = _TINY,
     result_dir: Annotated[Path, typer.Option(help="where the results go")] = _RESULTS,
 ) -> None:
@@ -156,15 +183,16 @@ def scheduler(
 
     os.environ.update(VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1")
     from elmas.bench.arms import ensure_tiny_model, write_json
-    from elmas.bench.scheduler import measure_scheduler, request_table, step_table
+    from elmas.bench.scheduler import disk_table, measure_scheduler, request_table, step_table
 
     if model == _TINY:
         ensure_tiny_model(model)
-    result = measure_scheduler(model, waiting)
+    result = measure_scheduler(model, waiting, waiting_for_disk)
     write_json(result_dir / "scheduler.json", result.to_json())
     console = _console()
     console.print(request_table(result))
     console.print(step_table(result))
+    console.print(disk_table(result))
     print(f"written: {result_dir / 'scheduler.json'}")
     if not result.within_budget:
         typer.echo("over budget", err=True)
@@ -197,6 +225,38 @@ def disk(
     print(f"goal: {GOAL:.2f} of plain direct I/O; written: {result_dir / 'disk.json'}")
     if not result.meets_goal:
         typer.echo("below the goal", err=True)
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> list[str]:
+    return [name.strip() for name in text.split(",") if name.strip()]
+
+
+def _compare(plan: "ComparisonPlan", result_dir: Path) -> None:
+    """Run a comparison, show and write its results; ends the program with 1 when a run is not sound."""
+    from elmas.bench.arms import ensure_tiny_model, write_json
+    from elmas.bench.comparison import run_comparison
+    from elmas.bench.progress import RunProgress
+    from elmas.bench.tables import comparison_table, comparison_title
+
+    console = _console()
+    if plan.shape.model == _TINY:
+        ensure_tiny_model(plan.shape.model)
+    with RunProgress(console) as progress:
+        result = run_comparison(plan, result_dir, progress)
+    path = result_dir / f"{plan.name}.json"
+    write_json(path, result.to_json())
+    for name in result.workload_names:
+        console.print(comparison_title(result, name), soft_wrap=True)
+        console.print(comparison_table(result, name))
+        for arm in plan.arms[1:]:
+            for trial, text in enumerate(result.differences(name, arm)):
+                if text:
+                    print(f"{name}, trial {trial + 1}: answers of {plan.arms[0]} and {arm}: {text}")
+    print(f"written: {path}")
+    if result.violations:
+        for text in result.violations:
+            typer.echo(f"not sound: {text}", err=True)
         raise typer.Exit(1)
 
 

@@ -56,7 +56,6 @@ class DiskLimits:
     row_bytes: int
     max_run_records: int
     max_wait_s: float
-    reads_ahead: bool = True
     judges_cost: bool = True
     writes: bool = True
     admits_all: bool = False
@@ -223,9 +222,8 @@ class DiskTier:
         """
         n_bytes_before = 0
         for request in list(islice(self._first_missing_token, _TURNS_PER_STEP)):
-            n_bytes = self.prefetcher.n_left(request) * self._limits.row_bytes
             self.take_turn(request, n_bytes_before, now_s)
-            n_bytes_before += n_bytes
+            n_bytes_before += self.prefetcher.n_left(request) * self._limits.row_bytes  # none if it goes on
 
     def take_turn(self, request: str, n_bytes_before: int, now_s: float) -> None:
         """The device has room for this request: let it go on unless waiting is cheaper than recomputing.
@@ -296,7 +294,8 @@ class DiskTier:
         if failed:
             self.counts["disk_read_errors"] += 1
             self._n_read_errors += 1
-            if self._n_read_errors >= _PAUSE_AFTER_ERRORS:
+            # Reads that were under way when a pause began do not prolong it.
+            if self._n_read_errors >= _PAUSE_AFTER_ERRORS and now_s >= self._reads_paused_until_s:
                 self._pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * self._pause_s))
                 self._reads_paused_until_s = now_s + self._pause_s
         else:
@@ -346,7 +345,8 @@ class DiskTier:
 
     def _go_on(self, request: str, reason: str) -> None:
         self.counts[reason] += 1
-        self.leave(request)
+        self._release(request)
+        self._to_cancel += self.prefetcher.wait_no_more(request)
 
     def _note_landed(self) -> None:
         for request in self.prefetcher.take_ended():

@@ -6,9 +6,9 @@ and pinned for a request that waits is never evicted for a wish.
 """
 
 import heapq
-from collections.abc import Iterable, Sequence
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
-from itertools import count, repeat
+from itertools import count
 
 import numpy as np
 from numpy.typing import NDArray
@@ -32,25 +32,25 @@ class ReadOrder:
 class _Wish:
     """A waiting request: the blocks it lacks, in prefix order, of which those before `cursor` were handed out.
 
-    `run_ends[i]` is where the run of adjacent records that block i belongs to ends. `n_reading` counts the blocks it
-    waits for.
+    `run_ends[i]` is where the run of adjacent records that block i belongs to ends. `n_drops` is the index's count when
+    the rows were looked up. `n_reading` counts the blocks it waits for, `reads` are the reads that bring them.
+    `borrowed` are blocks that a store was bringing to host memory when they were passed over: nothing pins them.
     """
 
     blocks: Sequence[BlockHash]
     disk_rows: Rows
     run_ends: NDArray[np.int64]
     priority: float
+    n_drops: int
     cursor: int = 0
     n_reading: int = 0
+    reads: set[int] = field(default_factory=set)
+    borrowed: list[BlockHash] = field(default_factory=list)
 
     @property
     def n_left(self) -> int:
         """Blocks that have not landed."""
         return len(self.blocks) - self.cursor + self.n_reading
-
-    def give_up_rest(self) -> None:
-        """Hand out no more: without a block that is missing, those after it are of no use."""
-        self.blocks = self.blocks[: self.cursor]
 
 
 @dataclass
@@ -59,6 +59,37 @@ class _Reading:
 
     run: RecordRun
     waiters: dict[str, list[int]] = field(default_factory=dict)
+
+
+class _Claims:
+    """Host rows that were read ahead and not yet used, by the requests that are to use them. Some are shared."""
+
+    def __init__(self, n_rows: int) -> None:
+        self.n_claimed = 0
+        self._n_owners: NDArray[np.int32] = np.zeros(n_rows, dtype=np.int32)
+        self._batches: dict[str, list[Rows]] = {}
+
+    def __iter__(self) -> Iterator[str]:
+        return iter(self._batches)
+
+    def add(self, request: str, rows: Rows) -> None:
+        """The request is to use these rows."""
+        if rows.size:
+            self.n_claimed += int(np.count_nonzero(self._n_owners[rows] == 0))
+            self._n_owners[rows] += 1
+            self._batches.setdefault(request, []).append(rows)
+
+    def join(self, request: str, rows: Rows) -> None:
+        """The request is to use those of the rows that were read for others and are not used yet."""
+        self.add(request, rows[self._n_owners[rows] > 0])
+
+    def drop(self, request: str) -> None:
+        """The request has used its rows, or never will."""
+        batches = self._batches.pop(request, None)
+        if batches is not None:
+            rows, n_times = np.unique(np.concatenate(batches), return_counts=True)
+            self._n_owners[rows] -= n_times.astype(np.int32)
+            self.n_claimed -= int(np.count_nonzero(self._n_owners[rows] == 0))
 
 
 class Prefetcher:
@@ -72,9 +103,10 @@ class Prefetcher:
         self._wishes: dict[str, _Wish] = {}
         self._queue: list[tuple[float, int, str]] = []
         self._reading: dict[int, _Reading] = {}
-        self._number_of: dict[BlockHash, int] = {}
-        self._landed: dict[str, int] = {}
-        self._n_landed = 0
+        self._place_of: dict[BlockHash, tuple[int, int]] = {}
+        self._claims = _Claims(host.index.n_rows)
+        self.n_blocks_left = 0
+        """Blocks that all waiting requests together still lack."""
         self._ended: list[str] = []
         self._numbers = count()
 
@@ -91,12 +123,12 @@ class Prefetcher:
     @property
     def n_blocks_reading(self) -> int:
         """Blocks of the reads under way."""
-        return len(self._number_of)
+        return len(self._place_of)
 
     @property
-    def n_blocks_left(self) -> int:
-        """Blocks that all waiting requests together still lack."""
-        return sum(wish.n_left for wish in self._wishes.values())
+    def n_rows_ahead(self) -> int:
+        """Host rows that were read ahead and not yet used."""
+        return self._claims.n_claimed
 
     def is_pending(self, request: str) -> bool:
         """Return whether reads for the request are outstanding."""
@@ -108,11 +140,12 @@ class Prefetcher:
         return 0 if wish is None else wish.n_left
 
     def start(self, request: str, blocks: Sequence[BlockHash], disk_rows: Rows, priority: float) -> None:
-        """The request wants these blocks, in prefix order, which are in these rows of the disk tier."""
+        """The request wants these blocks, in prefix order, which are in these rows of the disk tier now."""
         if not blocks:
             return
-        wish = _Wish(blocks, disk_rows, self._index.run_ends(disk_rows), priority)
+        wish = _Wish(blocks, disk_rows, self._index.run_ends(disk_rows), priority, self._index.n_drops)
         self._wishes[request] = wish
+        self.n_blocks_left += wish.n_left
         heapq.heappush(self._queue, (priority, next(self._numbers), request))
 
     def stop(self, request: str) -> list[int]:
@@ -120,12 +153,20 @@ class Prefetcher:
 
         Those may be cancelled; if that succeeds, `dropped` must be called, else `done` as for any read.
         """
-        self._n_landed -= self._landed.pop(request, 0)
-        if self._wishes.pop(request, None) is None:
+        self._claims.drop(request)
+        return self.wait_no_more(request)
+
+    def wait_no_more(self, request: str) -> list[int]:
+        """Like `stop`, for a request that does not run yet: what has landed for it is still to be used."""
+        wish = self._wishes.pop(request, None)
+        if wish is None:
             return []
+        self.n_blocks_left -= wish.n_left
         idle = []
-        for number, reading in self._reading.items():
-            if reading.waiters.pop(request, None) is not None and not reading.waiters:
+        for number in wish.reads:
+            waiters = self._reading[number].waiters
+            del waiters[request]
+            if not waiters:
                 idle.append(number)
         return idle
 
@@ -160,14 +201,15 @@ class Prefetcher:
                 heapq.heappop(self._queue)
                 self._end_if_complete(request, wish)
                 continue
-            n_allowed = min(self._max_run_records, self._max_rows - self._n_landed - len(self._number_of))
+            n_allowed = min(self._max_run_records, self._max_rows - self._claims.n_claimed - len(self._place_of))
             order = self._next_run(request, wish, n_allowed) if n_allowed > 0 else None
             if order is not None:
                 return order
             if wish.cursor < len(wish.blocks):  # no row could be had
-                if self._reading or self._n_landed > self._landed.get(request, 0):
-                    return None  # others will use theirs, and leave them
-                wish.give_up_rest()
+                # Those that wait for no read will use theirs, and leave them. Others could wait for each other forever.
+                if self._reading or any(other not in self._wishes for other in self._claims):
+                    return None
+                self._give_up_rest(wish)
             self._end_if_complete(request, wish)
         return None
 
@@ -184,20 +226,21 @@ class Prefetcher:
             self._index.drop(disk_rows[disk_rows >= 0])
         for request, positions in reading.waiters.items():
             wish = self._wishes[request]
+            wish.reads.remove(number)
             wish.n_reading -= len(positions)
+            self.n_blocks_left -= len(positions)
             fine = good[positions]
             landed = rows[positions][fine]
             host.expect(request, landed, now_s)
-            self._landed[request] = self._landed.get(request, 0) + int(landed.size)
-            self._n_landed += int(landed.size)
+            self._claims.add(request, landed)
             if not fine.all():
-                wish.give_up_rest()
+                self._give_up_rest(wish)
             self._end_if_complete(request, wish)
 
     def _forget(self, number: int) -> _Reading:
         reading = self._reading.pop(number)
         for key in reading.run.keys:
-            del self._number_of[key]
+            del self._place_of[key]
         return reading
 
     def _end_if_complete(self, request: str, wish: _Wish) -> None:
@@ -207,44 +250,60 @@ class Prefetcher:
 
     def _skip_shared(self, request: str, wish: _Wish, now_s: float) -> None:
         """Pass over blocks that another request's read brings, or that came to host memory meanwhile."""
+        held: list[BlockHash] = []
         while wish.cursor < len(wish.blocks):
             block = wish.blocks[wish.cursor]
-            number = self._number_of.get(block)
-            if number is not None:
-                reading = self._reading[number]
-                reading.waiters.setdefault(request, []).append(reading.run.keys.index(block))
+            place = self._place_of.get(block)
+            if place is not None:
+                number, position = place
+                self._reading[number].waiters.setdefault(request, []).append(position)
+                wish.reads.add(number)
                 wish.n_reading += 1
             elif self._host.index.is_held(block):
-                row = self._host.index.lookup([block])
-                self._host.expect(request, row[row >= 0], now_s)
+                held.append(block)
             else:
-                return
+                break
             wish.cursor += 1
+        if held:
+            self.n_blocks_left -= len(held)
+            rows = self._host.index.lookup(held)
+            resident = rows[rows >= 0]
+            self._host.expect(request, resident, now_s)
+            self._claims.join(request, resident)
+            if resident.size < rows.size:
+                wish.borrowed += [block for block, row in zip(held, rows.tolist(), strict=True) if row < 0]
+
+    def _give_up_rest(self, wish: _Wish) -> None:
+        """Hand out no more for a request: without a block that is missing, those after it are of no use."""
+        self.n_blocks_left -= len(wish.blocks) - wish.cursor
+        wish.blocks = wish.blocks[: wish.cursor]
 
     def _next_run(self, request: str, wish: _Wish, n_most: int) -> ReadOrder | None:
         first = wish.cursor
         last = min(int(wish.run_ends[first]), len(wish.blocks), first + n_most)
         blocks = list(wish.blocks[first:last])
-        is_held = self._host.index.is_held
-        for place, block in enumerate(blocks):
-            if block in self._number_of or is_held(block):
-                del blocks[place:]
-                break
+        host = self._host.index
+        if host.holds_any(blocks) or not self._place_of.keys().isdisjoint(blocks):
+            others = (place for place, block in enumerate(blocks) if block in self._place_of or host.is_held(block))
+            del blocks[next(others) :]
         wanted = wish.disk_rows[first : first + len(blocks)]
-        present = self._index.lookup(blocks) == wanted
-        if not present.all():  # their segment was reclaimed since the request asked
-            del blocks[int(np.argmin(present)) :]
-            if not blocks:
-                wish.give_up_rest()
-                return None
-        rows = self._host.index.reserve(blocks, wish.blocks[:first])
+        if self._index.n_drops != wish.n_drops:
+            present = self._index.lookup(blocks) == wanted
+            if not present.all():  # their segment was reclaimed since the request asked
+                del blocks[int(np.argmin(present)) :]
+                if not blocks:
+                    self._give_up_rest(wish)
+                    return None
+        # All else of its prefix that is resident is pinned for the request.
+        rows = self._host.index.reserve(blocks, wish.borrowed)
         if rows.size == 0:
             return None
         blocks = blocks[: rows.size]
         segment, slot = self._index.place_of(int(wanted[0]))
         order = ReadOrder(next(self._numbers), wish.priority, RecordRun(segment, slot, tuple(blocks), rows))
         self._reading[order.number] = _Reading(order.run, {request: list(range(len(blocks)))})
-        self._number_of.update(zip(blocks, repeat(order.number)))
+        self._place_of.update((block, (order.number, position)) for position, block in enumerate(blocks))
+        wish.reads.add(order.number)
         wish.cursor += len(blocks)
         wish.n_reading += len(blocks)
         return order

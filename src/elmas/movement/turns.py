@@ -7,8 +7,9 @@ from collections import deque
 class Turns:
     """Requests that are held back, in the order of their turns.
 
-    A request's turn has come when as many requests have begun since its arrival as were before it then, or when the
-    device has room and nobody else wants it. From then on it is held for `max_wait_s` at most.
+    A request's turn has come when one has passed it, which is when more requests have begun since its arrival than were
+    before it then; or when the device has room and nobody else wants it. From then on it is held for `max_wait_s` at
+    most.
     """
 
     def __init__(self, max_wait_s: float) -> None:

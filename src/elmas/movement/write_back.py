@@ -76,6 +76,11 @@ class Budget:
         """Spend, possibly into debt, which later calls wait off."""
         self._tokens -= n_bytes
 
+    def change(self, per_s: float, burst: float, now_s: float) -> None:
+        """Other limits hold from now on."""
+        self.wait_s(now_s)
+        self.per_s, self._burst = per_s, burst
+
 
 class WriteBack:
     """See the module. `rate_bytes_per_s` and `bytes_per_day` are limits, None for none."""
@@ -100,6 +105,7 @@ class WriteBack:
         self._max_queued = max_queued
         self._queue: dict[BlockHash, None] = {}
         self._writing: dict[int, tuple[WriteOrder, Rows]] = {}
+        self._under_way: set[BlockHash] = set()
         self._other: set[int] = set()
         self._numbers = count()
         self._rate = None if rate_bytes_per_s is None else Budget(rate_bytes_per_s, rate_bytes_per_s, now_s)
@@ -118,10 +124,10 @@ class WriteBack:
         return bool(self._writing or self._other)
 
     def limit_rate(self, bytes_per_s: float, now_s: float) -> None:
-        """Set the byte rate when none was given: the disk's own speed has become known."""
+        """Set the byte rate, which was not given: the disk's own speed has become known, or another."""
         if self._rate is None:
             self._rate = Budget(bytes_per_s, bytes_per_s, now_s)
-        self._rate.per_s = bytes_per_s
+        self._rate.change(bytes_per_s, bytes_per_s, now_s)
 
     def admit(self, blocks: Iterable[BlockHash]) -> None:
         """Queue blocks to be written, except those on disk or queued already; the oldest give way when it is full."""
@@ -129,10 +135,10 @@ class WriteBack:
         if not new:
             return
         absent = (self._index.lookup(new) < 0).tolist()
-        under_way = {block for order, _ in self._writing.values() for block in order.run.keys}
-        self._queue.update((block, None) for block, is_new in zip(new, absent, strict=True) if is_new)
-        for block in under_way.intersection(new):
-            self._queue.pop(block, None)
+        under_way = self._under_way
+        self._queue.update(
+            (block, None) for block, is_new in zip(new, absent, strict=True) if is_new and block not in under_way
+        )
         n_excess = len(self._queue) - self._max_queued
         if n_excess > 0:
             for block in list(islice(self._queue, n_excess)):
@@ -147,12 +153,12 @@ class WriteBack:
 
     def next_order(self, now_s: float) -> WriterOrder | None:
         """Return the next operation for the writer, None while there is nothing to do or it has to wait."""
+        if self._index.is_open and self._index.n_left == 0:
+            return self.seal()
         if len(self._writing) >= _MOST_WRITES or not self._queue or self.wait_s(now_s) > 0:
             return None
         if not self._index.is_open:
             return self._open()
-        if self._index.n_left == 0:
-            return self.seal()
         run = self._next_run(min(self._max_run_records, self._index.n_left))
         if run is None:
             return None
@@ -161,6 +167,7 @@ class WriteBack:
         order = WriteOrder(next(self._numbers), RecordRun(slots.segment, slots.first_slot, tuple(blocks), host_rows))
         self._host.index.pin(_owner(order.number), host_rows, now_s + WRITE_DEADLINE_S)
         self._writing[order.number] = (order, slots.rows)
+        self._under_way.update(blocks)
         for budget in (self._rate, self._daily):
             if budget is not None:
                 budget.spend(len(blocks) * self._record_bytes)
@@ -179,20 +186,23 @@ class WriteBack:
         """An operation has ended. After a failure the open segment takes no more, and writing pauses for a while."""
         if number in self._writing:
             order, disk_rows = self._writing.pop(number)
+            self._under_way.difference_update(order.run.keys)
             self._host.index.unpin(_owner(number))
             if failed:
                 self._index.abort(disk_rows)
             else:
                 self._index.commit(disk_rows, order.run.keys, now_s)
                 self.counts["disk_write_blocks"] += order.run.n_records
+                # Not after other operations: a disk may create files and fail to write to them.
+                self._pause_s = 0.0
         else:
             self._other.remove(number)
         if not failed:
-            self._pause_s = 0.0
             return
         self.counts["disk_write_errors"] += 1
-        self._pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * self._pause_s))
-        self._paused_until_s = now_s + self._pause_s
+        if now_s >= self._paused_until_s:  # what was under way when a pause began does not prolong it
+            self._pause_s = min(_LONGEST_PAUSE_S, max(_FIRST_PAUSE_S, 2 * self._pause_s))
+            self._paused_until_s = now_s + self._pause_s
         if self._index.is_open:
             self._index.abandon_open()
 

@@ -5,6 +5,7 @@ nothing, because vLLM itself behaves differently as soon as any connector is the
 """
 
 from dataclasses import dataclass, replace
+from typing import Any
 
 from elmas.errors import UserError
 from elmas.serve.options import Arm, Connector, Flags, ServeOptions, resolve_arm
@@ -17,11 +18,15 @@ class Configuration:
     name: str
     summary: str
     arm: Arm
+    has_disk: bool = True
+    """Whether it keeps the disk tier, where there is one."""
 
     def apply(self, base: ServeOptions) -> ServeOptions:
         """Return `base` (model, address, sizes, policy, disk) as this configuration serves it."""
-        mechanisms = {name: getattr(self.arm, name) for name in ("async_copies", "reorder", "prefetch")}
-        cache = base.cache.model_copy(update=mechanisms)
+        changes: dict[str, Any] = {name: getattr(self.arm, name) for name in ("async_copies", "reorder", "prefetch")}
+        if not self.has_disk:
+            changes |= {"disk": None, "disk_capacity": None}
+        cache = base.cache.model_copy(update=changes)
         return replace(base, connector=self.arm.connector, prefix_caching=self.arm.prefix_caching, cache=cache)
 
 
@@ -34,6 +39,7 @@ CONFIGURATIONS: dict[str, Configuration] = {
         Configuration("apc", "vLLM's own prefix caching", resolve_arm(Flags(prefix_caching=True))),
         Configuration("noop", "prefix caching and a connector that does nothing", Arm(Connector.NOOP)),
         Configuration("mt-apc", "everything on", resolve_arm(Flags())),
+        Configuration("mt-apc-no-disk", "everything but the disk tier", resolve_arm(Flags()), has_disk=False),
         Configuration("mt-apc-only-mt", "the tiers; copies wait, no reordering, no prefetch", resolve_arm(_MULTI_TIER)),
         Configuration(
             "mt-apc-only-async",

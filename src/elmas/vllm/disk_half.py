@@ -22,11 +22,13 @@ from elmas.movement.disk_tier import DiskLimits, DiskTier
 from elmas.movement.host_tier import HostTier
 from elmas.movement.write_back import OpenOrder, WriteOrder
 from elmas.settings import CacheSettings
-from elmas.tiers.disk.files import Files, aligned_pages
+from elmas.tiers.disk.directory import prepare_directory
+from elmas.tiers.disk.files import DirectFiles, Files, aligned_pages
 from elmas.tiers.disk.format import Namespace, Verdict
 from elmas.tiers.disk.io_pool import Done, IoPool
 from elmas.tiers.disk.scan import FoundSegment
 from elmas.tiers.disk.store import DiskStore
+from elmas.tiers.disk.throttled import ThrottledFiles
 from elmas.tiers.host import ROW_ALIGNMENT_BYTES, HostRegion
 from elmas.units import format_bytes
 from elmas.vllm.log import logger
@@ -89,6 +91,7 @@ class DiskHalf:
     """One per engine. All methods but the opening thread's are called by the engine's thread.
 
     `facts` describe vLLM's part of the namespace once vLLM's first hash is known. `files` replace the directory's own.
+    One operation moves at most `run_bytes`.
     """
 
     def __init__(
@@ -100,6 +103,7 @@ class DiskHalf:
         block_tokens: int,
         facts: Facts,
         files: Files | None = None,
+        run_bytes: int = _RUN_BYTES,
     ) -> None:
         assert settings.disk is not None
         assert settings.disk_capacity is not None
@@ -111,6 +115,7 @@ class DiskHalf:
         self._block_tokens = block_tokens
         self._facts = facts
         self._files = files
+        self._run_bytes = run_bytes
         self._pool: IoPool | None = None
         self._store: DiskStore | None = None
         self._opened: Opened | None = None
@@ -200,8 +205,6 @@ class DiskHalf:
             self._report(done.error)
         if not done.is_read:
             tier.write_back.done(done.number, done.error is not None, now_s)
-            if done.n_bytes:
-                self._costs.observe_write(done.n_bytes, done.seconds)
             return
         n_records = tier.prefetcher.n_records(done.number)
         good = np.zeros(n_records, dtype=np.bool_)
@@ -218,6 +221,9 @@ class DiskHalf:
             if seconds > 0:
                 self._costs.observe_read(n_bytes, seconds)
         self._was_reading = tier.prefetcher.n_reads > 0
+        n_bytes, seconds = pool.take_write_rate()
+        if seconds > 0:
+            self._costs.observe_write(n_bytes, seconds)
         write_rate = self._costs.write_rate()
         if write_rate is not None:
             if self._limits_own_rate:
@@ -247,7 +253,11 @@ class DiskHalf:
         begin_s = time.monotonic()
         namespace = Namespace(self._facts.wait())
         row_bytes = self._region.row_bytes
-        store = DiskStore(Path(settings.disk), namespace, row_bytes, settings.disk_capacity, self._files)
+        directory, files = Path(settings.disk), self._files
+        if settings.disk_throttle is not None:
+            prepare_directory(directory)
+            files = ThrottledFiles(files or DirectFiles(directory), settings.disk_throttle, latency_s=0.0)
+        store = DiskStore(directory, namespace, row_bytes, settings.disk_capacity, files)
         found = store.scan()
         index = SegmentIndex(store.shape.n_slots, store.shape.segment_bytes, settings.disk_capacity)
         for segment, n_bytes in found.foreign:
@@ -260,7 +270,7 @@ class DiskHalf:
         limits = DiskLimits(
             block_tokens=self._block_tokens,
             row_bytes=row_bytes,
-            max_run_records=max(1, min(store.shape.n_slots, _RUN_BYTES // store.shape.record_bytes)),
+            max_run_records=max(1, min(store.shape.n_slots, self._run_bytes // store.shape.record_bytes)),
             max_wait_s=settings.disk_max_wait_s,
             judges_cost=settings.cost_gate,
             writes=settings.disk_write,

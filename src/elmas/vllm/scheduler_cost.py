@@ -19,7 +19,7 @@ from elmas.vllm.scheduler import make_scheduler
 
 BLOCK_SIZE = 16
 
-_HOOKS = (
+HOOKS = (
     "on_new_request",
     "get_num_new_matched_tokens",
     "update_state_after_alloc",
@@ -29,6 +29,7 @@ _HOOKS = (
     "get_kv_connector_stats",
     "has_pending_push_work",
 )
+"""The connector's methods that vLLM's scheduler calls."""
 
 
 @dataclass(frozen=True)
@@ -74,7 +75,7 @@ def request_costs(model: str, sizes: Sequence[int], n_trials: int = 15) -> list[
         max_batched_tokens=2048,
         max_model_len=BLOCK_SIZE * (most + 4),
     )
-    clock = _time_hooks(scheduler.connector)
+    clock = time_hooks(scheduler.connector)
     maker = RequestMaker(BLOCK_SIZE)
     costs = []
     for n_blocks in sizes:
@@ -107,24 +108,27 @@ def step_costs(model: str, n_waiting: int, n_prompt_blocks: int = 64, n_trials: 
 
 
 @dataclass
-class _Clock:
+class Clock:
+    """Seconds spent in some calls."""
+
     seconds: float = 0.0
 
 
-def _time_hooks(connector: Any) -> _Clock:
-    clock = _Clock()
+def time_hooks(connector: Any, names: Sequence[str] = HOOKS) -> Clock:
+    """Return a clock that runs while one of these methods of the object does."""
+    clock = Clock()
 
     def timed(call: Callable[..., Any]) -> Callable[..., Any]:
         def run(*args: Any, **kwargs: Any) -> Any:
-            begin_s = time.perf_counter()
+            begin_s = time.thread_time()
             try:
                 return call(*args, **kwargs)
             finally:
-                clock.seconds += time.perf_counter() - begin_s
+                clock.seconds += time.thread_time() - begin_s
 
         return run
 
-    for name in _HOOKS:
+    for name in names:
         setattr(connector, name, timed(getattr(connector, name)))
     return clock
 
@@ -146,10 +150,10 @@ def _play_load(scheduler: Any, request: Any) -> None:
 
 def _step(scheduler: Any, sampled: dict[str, list[int]], finished_loads: set[str] | None = None) -> None:
     output = scheduler.schedule()
-    _answer(scheduler, output, sampled, KVConnectorOutput(finished_recving=finished_loads))
+    answer_step(scheduler, output, sampled, KVConnectorOutput(finished_recving=finished_loads))
 
 
-def _answer(scheduler: Any, output: Any, sampled: dict[str, list[int]], news: KVConnectorOutput) -> None:
+def answer_step(scheduler: Any, output: Any, sampled: dict[str, list[int]], news: KVConnectorOutput) -> None:
     """Play the worker: the step is done, these tokens were sampled."""
     names = list(output.num_scheduled_tokens)
     scheduler.update_from_output(
@@ -199,7 +203,7 @@ def _step_seconds(
         if trial >= 4:
             seconds[is_admitting].append(spent_s)
         sampled = {name: [1] for name in output.num_scheduled_tokens}
-        _answer(scheduler, output, sampled, _all_stored(output.kv_connector_metadata))
+        answer_step(scheduler, output, sampled, _all_stored(output.kv_connector_metadata))
         if not is_admitting:  # the next step has a free slot
             scheduler.finish_requests(scheduler.running[0].request_id, RequestStatus.FINISHED_ABORTED)
     return {is_admitting: median(values) for is_admitting, values in seconds.items()}

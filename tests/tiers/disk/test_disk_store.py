@@ -13,8 +13,9 @@ from conftest import CAPACITY_BYTES, N_SLOTS, SEGMENT_BYTES, Blocks
 from hypothesis import HealthCheck, given, settings
 from hypothesis import strategies as st
 
-from elmas.tiers.disk.directory import segment_name
-from elmas.tiers.disk.files import aligned_pages
+from elmas.tiers.disk.directory import prepare_directory, segment_name
+from elmas.tiers.disk.faulty import Fault, FaultyFiles
+from elmas.tiers.disk.files import DirectFiles, aligned_pages
 from elmas.tiers.disk.format import Namespace
 from elmas.tiers.disk.store import DiskStore
 
@@ -191,15 +192,47 @@ def test_many_threads_read_while_segments_come_and_go(store: DiskStore, blocks: 
         assert set(results) == {4}
 
 
-def test_closing_does_not_wait_for_a_write_that_hangs_and_keeps_the_directory(
-    store: DiskStore, make_store: Callable[..., DiskStore]
+def test_records_of_one_segment_are_written_in_several_threads(store: DiskStore, blocks: Blocks) -> None:
+    for segment in range(8):
+        store.create(segment)
+        with ThreadPoolExecutor(4) as pool:
+            list(pool.map(lambda slot, segment=segment: blocks.write(store, segment, slot, [slot]), range(4)))
+            pool.submit(blocks.seal, store, segment, [0, 1, 2, 3]).result()
+        assert blocks.read(store, segment, 0, [0, 1, 2, 3]) == [GOOD] * 4
+
+
+def test_a_segment_is_sealed_and_removed_only_when_the_writes_to_it_have_ended(
+    make_store: Callable[..., DiskStore], directory: Path, blocks: Blocks
 ) -> None:
-    store._writer.acquire()
-    begin_s = time.monotonic()
-    store.close()
-    assert time.monotonic() - begin_s < 1
-    with pytest.raises(Exception, match="in use by another server"):
-        DiskStore(store.directory, Namespace({}), 4096, CAPACITY_BYTES)
-    store._writer.release()
+    prepare_directory(directory)
+    files = FaultyFiles(DirectFiles(directory), [Fault("pwritev", nth=2, latency_s=0.2)])
+    store = make_store(files=files)
+    store.create(0)
+    with ThreadPoolExecutor(2) as pool:
+        writing = pool.submit(blocks.write, store, 0, 0, [7])
+        while files.calls["pwritev"] < 2:
+            time.sleep(0.001)
+        pool.submit(store.remove, 0).result()
+        assert writing.done()
+        writing.result()
+
+
+def test_closing_does_not_wait_for_a_write_that_hangs_and_keeps_the_directory(
+    make_store: Callable[..., DiskStore], directory: Path, blocks: Blocks
+) -> None:
+    prepare_directory(directory)
+    files = FaultyFiles(DirectFiles(directory), [Fault("pwritev", nth=2, latency_s=1.0)])
+    store = make_store(files=files)
+    store.create(0)  # its header is the first page written
+    with ThreadPoolExecutor(1) as pool:
+        hanging = pool.submit(blocks.write, store, 0, 0, [1])
+        while files.calls["pwritev"] < 2:
+            time.sleep(0.001)
+        begin_s = time.monotonic()
+        store.close()
+        assert time.monotonic() - begin_s < 0.5
+        with pytest.raises(Exception, match="in use by another server"):
+            DiskStore(store.directory, Namespace({}), 4096, CAPACITY_BYTES)
+        hanging.result()
     store.close()
     store.close()

@@ -116,10 +116,11 @@ def test_what_was_written_comes_back_into_other_rows(pool: IoPool, rows: NDArray
     expected = rows[[5, 3, 8]].copy()
     pool.open_segment(0, 7, removed=[])
     pool.write(1, run_of(7, 2, [5, 3, 8]))
-    assert [(done.number, done.is_read, done.n_bytes) for done in collect(pool, 2)] == [(0, False, 0), (1, False, 24)]
+    assert [(done.number, done.is_read) for done in collect(pool, 2)] == [(0, False), (1, False)]
+    assert pool.take_write_rate()[0] == 24
     pool.read(0, 0.0, run_of(7, 2, [20, 22, 21]))
     (done,) = collect(pool, 1)
-    assert (done.number, done.is_read, done.n_bytes, done.error) == (0, True, 24, None)
+    assert (done.number, done.is_read, done.error) == (0, True, None)
     assert done.verdicts == [GOOD] * 3
     assert np.array_equal(rows[[20, 22, 21]], expected)
 
@@ -160,8 +161,9 @@ def test_an_exception_ends_the_operation_and_not_the_thread(pool: IoPool, store:
     pool.open_segment(2, 5, removed=[1, 2])
     for done in collect(pool, 3):
         assert done.error is failure
-        assert (done.n_bytes, done.verdicts) == (0, None)
+        assert done.verdicts is None
     assert ("create", 5) not in store.log
+    assert pool.take_read_rate()[0] == pool.take_write_rate()[0] == 0
     store.failure = None
     pool.read(0, 0.0, run_of(1, 0, [1]))
     pool.write(1, run_of(1, 0, [1]))
@@ -184,20 +186,47 @@ def test_a_segment_that_cannot_be_removed_does_not_keep_the_others() -> None:
     assert pool.close(PATIENCE_S)
 
 
-def test_the_writer_keeps_the_order_of_its_operations(pool: IoPool, store: FakeStore) -> None:
-    pool.open_segment(0, 4, removed=[2, 3])
-    pool.write(1, run_of(4, 0, [1]))
-    pool.write(2, run_of(4, 1, [2]))
-    pool.seal(3, 4, np.zeros((2, 32), dtype=np.uint8), np.array([True, True]))
-    assert [done.number for done in collect(pool, 4)] == [0, 1, 2, 3]
-    assert [entry for entry in store.log if entry[0] != "begin write"] == [
-        ("remove", 2),
-        ("remove", 3),
-        ("create", 4),
-        ("write", 4, 0),
-        ("write", 4, 1),
-        ("seal", 4, (2, 32), 2),
-    ]
+def test_records_are_written_between_the_opening_and_the_sealing_of_their_segment(
+    pool: IoPool, store: FakeStore
+) -> None:
+    for number in range(0, 40, 4):
+        pool.open_segment(number, number, removed=[number + 100])
+        pool.write(number + 1, run_of(number, 0, [1]))
+        pool.write(number + 2, run_of(number, 1, [2]))
+        pool.seal(number + 3, number, np.zeros((2, 32), dtype=np.uint8), np.array([True, True]))
+    collect(pool, 40)
+    log = [entry for entry in store.log if entry[0] != "begin write"]
+    for number in range(0, 40, 4):
+        opened, written, sealed = log[:2], log[2:4], log[4]
+        del log[:5]
+        assert opened == [("remove", number + 100), ("create", number)]
+        assert sorted(written) == [("write", number, 0), ("write", number, 1)]
+        assert sealed == ("seal", number, (2, 32), 2)
+
+
+def test_writes_run_together_and_nothing_else_beside_them(pool: IoPool, store: FakeStore) -> None:
+    store.writes_may_go.clear()
+    pool.write(0, run_of(4, 0, [1]))
+    pool.write(1, run_of(4, 1, [2]))
+    pool.seal(2, 4, np.zeros((2, 32), dtype=np.uint8), np.array([True, True]))
+    until(lambda: sum(entry[0] == "begin write" for entry in store.log) == 2)
+    assert pool.poll() == []
+    store.writes_may_go.set()
+    assert collect(pool, 3)[-1].number == 2
+
+
+def test_the_write_rate_counts_writes_that_run_together_once(pool: IoPool, store: FakeStore) -> None:
+    store.writes_may_go.clear()
+    begin_s = time.monotonic()
+    pool.write(0, run_of(4, 0, [1]))
+    pool.write(1, run_of(4, 1, [2]))
+    until(lambda: sum(entry[0] == "begin write" for entry in store.log) == 2)
+    time.sleep(0.05)
+    store.writes_may_go.set()
+    collect(pool, 2)
+    n_bytes, busy_s = pool.take_write_rate()
+    assert n_bytes == 2 * ROW_BYTES
+    assert 0.05 <= busy_s <= time.monotonic() - begin_s
 
 
 def test_writes_wait_for_reads_that_run_or_are_queued(pool: IoPool, store: FakeStore) -> None:
@@ -252,7 +281,7 @@ def test_close_drops_queued_reads_and_finishes_queued_writes(store: FakeStore, r
 def test_close_returns_in_time_when_the_store_hangs_and_nothing_begins_later(
     store: FakeStore, rows: NDArray[np.uint8]
 ) -> None:
-    pool = IoPool(store, rows, n_readers=2)
+    pool = IoPool(store, rows, n_readers=2, n_writers=1)
     store.writes_may_go.clear()
     pool.write(0, run_of(1, 0, [1]))
     pool.write(1, run_of(1, 1, [1]))

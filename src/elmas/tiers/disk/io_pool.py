@@ -1,6 +1,6 @@
 """The threads that carry out disk operations on rows of the host region: the only ones in the disk tier.
 
-Several readers take reads by priority; one writer takes everything else in order, and lets reads go first. What ended
+Several readers take reads by priority; a few writers take everything else in order, and let reads go first. What ended
 is polled by the thread that owns the pool's orders. Knows nothing about which block belongs where, or why.
 """
 
@@ -10,6 +10,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
 from dataclasses import dataclass
+from functools import partial
 from itertools import count
 from typing import Protocol
 
@@ -21,7 +22,8 @@ from elmas.tiers.disk.format import Verdict
 
 
 class Store(Protocol):
-    """Where segments are kept. Everything but `read` is called by one thread; any of it may raise OSError."""
+    """Where segments are kept. Everything may run in several threads, on one segment only reads, and writes of records;
+    any of it may raise OSError."""
 
     def create(self, segment: int) -> None:
         """Make an empty segment that can be written to."""
@@ -47,23 +49,60 @@ class Store(Protocol):
 class Done:
     """An operation that has ended. Reads and writes are numbered apart, so `is_read` belongs to the number.
 
-    `n_bytes` of payload were moved in `seconds` of this operation alone. `verdicts` has one for each record of a read
-    that did not fail. `error` is what the operation raised; then nothing is known about the rows of a read.
+    `verdicts` has one for each record of a read that did not fail. `error` is what the operation raised; then nothing
+    is known about the rows of a read.
     """
 
     number: int
     is_read: bool
-    n_bytes: int
-    seconds: float
     verdicts: list[Verdict] | None = None
     error: Exception | None = None
 
 
-@dataclass(frozen=True)
+@dataclass(frozen=True, eq=False)
 class _Write:
+    """An operation of the writers on `segments`: it writes records, or it opens, completes or removes segments."""
+
     number: int
     n_bytes: int
     run: Callable[[], None]
+    segments: frozenset[int]
+    is_record_write: bool = False
+
+    def has_to_follow(self, other: "_Write") -> bool:
+        """Return whether this has to wait for the end of an earlier one."""
+        return not (self.is_record_write and other.is_record_write) and not self.segments.isdisjoint(other.segments)
+
+
+@dataclass
+class _Meter:
+    """Operations of one kind under way, and since the last `take` the bytes they moved and the time any was running."""
+
+    n_running: int = 0
+    n_bytes: int = 0
+    busy_s: float = 0.0
+    _since_s: float = 0.0
+
+    def begin(self) -> None:
+        self._advance()
+        self.n_running += 1
+
+    def end(self, n_bytes: int) -> None:
+        self._advance()
+        self.n_running -= 1
+        self.n_bytes += n_bytes
+
+    def take(self) -> tuple[int, float]:
+        self._advance()
+        taken = self.n_bytes, self.busy_s
+        self.n_bytes, self.busy_s = 0, 0.0
+        return taken
+
+    def _advance(self) -> None:
+        now_s = time.monotonic()
+        if self.n_running:
+            self.busy_s += now_s - self._since_s
+        self._since_s = now_s
 
 
 class IoPool:
@@ -71,11 +110,18 @@ class IoPool:
 
     The rows of an operation belong to it from the order until its `Done` was polled or its cancellation confirmed.
     A write begins when no read is queued or running, or when it has waited `max_write_delay_s` at the head of its
-    queue. One thread gives orders and polls; the others are the pool's own, and never die of an exception.
+    queue. Of the operations on one segment only writes of records run together, all others in their order; those on
+    different segments, on up to `n_writers` threads, do not wait for each other. One thread gives orders and polls; the
+    others are the pool's own, and never die of an exception.
     """
 
     def __init__(
-        self, store: Store, rows: NDArray[np.uint8], n_readers: int = 4, max_write_delay_s: float = 5.0
+        self,
+        store: Store,
+        rows: NDArray[np.uint8],
+        n_readers: int = 4,
+        n_writers: int = 4,
+        max_write_delay_s: float = 5.0,
     ) -> None:
         self._store = store
         self._rows = rows
@@ -88,19 +134,15 @@ class IoPool:
         self._queued: dict[int, tuple[float, int, int, RecordRun]] = {}
         self._heap: list[tuple[float, int, int, RecordRun]] = []
         self._writes: deque[_Write] = deque()
-        self._n_reading = 0
-        self._busy_since_s = 0.0
-        self._busy_s = 0.0
-        self._n_bytes_read = 0
+        self._reading, self._writing = _Meter(), _Meter()
+        self._under_way: list[_Write] = []
         self._is_closing = False
         self._is_over = False
         self._done: deque[Done] = deque()
         self._has_done = threading.Event()
-        names = [(f"elmas-disk-read-{number}", self._read_forever) for number in range(n_readers)]
-        self._threads = [
-            threading.Thread(target=target, name=name, daemon=True)
-            for name, target in (*names, ("elmas-disk-write", self._write_forever))
-        ]
+        targets = [(f"elmas-disk-read-{number}", self._read_forever) for number in range(n_readers)]
+        targets += [(f"elmas-disk-write-{number}", self._write_forever) for number in range(n_writers)]
+        self._threads = [threading.Thread(target=target, name=name, daemon=True) for name, target in targets]
         for thread in self._threads:
             thread.start()
 
@@ -123,16 +165,18 @@ class IoPool:
                 self._heap = list(self._queued.values())
                 heapq.heapify(self._heap)
             if self._is_quiet():
-                self._may_write.notify()
+                self._may_write.notify_all()
         return dropped
 
     def write(self, number: int, run: RecordRun) -> None:
-        """Write a run from its rows, after everything that was ordered from the writer before."""
+        """Write a run from its rows, once its segment is open."""
 
         def carry_out() -> None:
             self._store.write(run.segment, run.first_slot, run.keys, self._payloads(run))
 
-        self._order_write(_Write(number, run.n_records * self._row_bytes, carry_out))
+        self._order_write(
+            _Write(number, run.n_records * self._row_bytes, carry_out, frozenset([run.segment]), is_record_write=True)
+        )
 
     def open_segment(self, number: int, segment: int, removed: Sequence[int]) -> None:
         """Remove segments, all that can be, and then create one, unless a removal failed."""
@@ -141,15 +185,15 @@ class IoPool:
             self._remove(removed)
             self._store.create(segment)
 
-        self._order_write(_Write(number, 0, carry_out))
+        self._order_write(_Write(number, 0, carry_out, frozenset([segment, *removed])))
 
     def remove_segments(self, number: int, removed: Sequence[int]) -> None:
         """Remove segments, all that can be."""
-        self._order_write(_Write(number, 0, lambda: self._remove(removed)))
+        self._order_write(_Write(number, 0, lambda: self._remove(removed), frozenset(removed)))
 
     def seal(self, number: int, segment: int, keys: NDArray[np.uint8], present: NDArray[np.bool_]) -> None:
         """Complete a segment."""
-        self._order_write(_Write(number, 0, lambda: self._store.seal(segment, keys, present)))
+        self._order_write(_Write(number, 0, lambda: self._store.seal(segment, keys, present), frozenset([segment])))
 
     # Results
 
@@ -171,13 +215,12 @@ class IoPool:
     def take_read_rate(self) -> tuple[int, float]:
         """Return the bytes read, and the seconds in which at least one read ran, since the last call."""
         with self._lock:
-            if self._n_reading:
-                now_s = time.monotonic()
-                self._busy_s += now_s - self._busy_since_s
-                self._busy_since_s = now_s
-            taken = self._n_bytes_read, self._busy_s
-            self._n_bytes_read, self._busy_s = 0, 0.0
-        return taken
+            return self._reading.take()
+
+    def take_write_rate(self) -> tuple[int, float]:
+        """Return the bytes written, and the seconds in which at least one write ran, since the last call."""
+        with self._lock:
+            return self._writing.take()
 
     def close(self, timeout_s: float) -> bool:
         """Drop the queued reads, finish the queued writes within the time, and end the threads.
@@ -202,16 +245,14 @@ class IoPool:
     def _read_forever(self) -> None:
         while (taken := self._begin_read()) is not None:
             number, run = taken
-            begin_s = time.monotonic()
             verdicts, error, n_bytes = None, None, 0
             try:
                 verdicts = self._store.read(run.segment, run.first_slot, run.keys, self._payloads(run))
                 n_bytes = run.n_records * self._row_bytes
             except Exception as caught:
                 error = caught
-            end_s = time.monotonic()
-            self._end_read(n_bytes, end_s)
-            self._report(Done(number, True, n_bytes, end_s - begin_s, verdicts, error))
+            self._end_read(n_bytes)
+            self._report(Done(number, True, verdicts, error))
 
     def _begin_read(self) -> tuple[int, RecordRun] | None:
         with self._lock:
@@ -221,49 +262,76 @@ class IoPool:
                     if self._queued.get(number) is not entry:
                         continue  # cancelled
                     del self._queued[number]
-                    if self._n_reading == 0:
-                        self._busy_since_s = time.monotonic()
-                    self._n_reading += 1
+                    self._reading.begin()
                     return number, run
                 self._has_reads.wait()
         return None
 
-    def _end_read(self, n_bytes: int, now_s: float) -> None:
+    def _end_read(self, n_bytes: int) -> None:
         with self._lock:
-            self._n_bytes_read += n_bytes
-            self._n_reading -= 1
-            if self._n_reading == 0:
-                self._busy_s += max(0.0, now_s - self._busy_since_s)
+            self._reading.end(n_bytes)
             if self._is_quiet():
-                self._may_write.notify()
+                self._may_write.notify_all()
 
-    # Writer
+    # Writers
 
     def _order_write(self, write: _Write) -> None:
         with self._lock:
             self._check_open()
             self._writes.append(write)
-            self._may_write.notify()
+            self._may_write.notify_all()
 
     def _write_forever(self) -> None:
         while (write := self._begin_write()) is not None:
-            begin_s = time.monotonic()
             error, n_bytes = None, 0
             try:
                 write.run()
                 n_bytes = write.n_bytes
             except Exception as caught:
                 error = caught
-            self._report(Done(write.number, False, n_bytes, time.monotonic() - begin_s, error=error))
+            self._end_write(write, n_bytes)
+            self._report(Done(write.number, False, error=error))
 
     def _begin_write(self) -> _Write | None:
+        """Wait for the next write that may begin; returns it, or None when the pool is closed and all are done."""
         with self._lock:
-            self._may_write.wait_for(lambda: self._writes or self._is_closing)
-            self._may_write.wait_for(lambda: self._is_quiet() or self._is_closing, self._max_write_delay_s)
-            return self._writes.popleft() if self._writes and not self._is_over else None
+            while True:
+                self._may_write.wait_for(lambda: self._next_write() or (self._is_closing and not self._writes))
+                write = self._next_write()
+                if write is None:
+                    return None
+                self._may_write.wait_for(partial(self._need_not_wait, write), self._max_write_delay_s)
+                if self._is_over:
+                    return None
+                if self._next_write() is not write:
+                    continue  # another writer has it
+                self._writes.remove(write)
+                self._under_way.append(write)
+                if write.is_record_write:
+                    self._writing.begin()
+                return write
+
+    def _end_write(self, write: _Write, n_bytes: int) -> None:
+        with self._lock:
+            self._under_way.remove(write)
+            if write.is_record_write:
+                self._writing.end(n_bytes)
+            self._may_write.notify_all()
+
+    def _need_not_wait(self, write: _Write) -> bool:
+        return self._is_quiet() or self._is_closing or self._next_write() is not write
+
+    def _next_write(self) -> _Write | None:
+        """Return the first write that nothing before it keeps from beginning, None when there is none."""
+        before = self._under_way.copy()
+        for write in self._writes:
+            if not any(write.has_to_follow(other) for other in before):
+                return write
+            before.append(write)
+        return None
 
     def _is_quiet(self) -> bool:
-        return not self._queued and self._n_reading == 0
+        return not self._queued and self._reading.n_running == 0
 
     # Both
 

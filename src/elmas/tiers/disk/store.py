@@ -9,7 +9,7 @@ import threading
 import time
 from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import suppress
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -38,12 +38,15 @@ _SCAN_THREADS = 8
 """Hide the latency of a disk: a scan makes two small reads per segment."""
 
 
-@dataclass(frozen=True)
+@dataclass
 class _OpenSegment:
-    """A segment that is being written: the descriptor, and the checksum of its header, which the footer repeats."""
+    """A segment that is being written: the descriptor, the checksum of its header, which the footer repeats, how many
+    operations are using the descriptor, and whether it takes no more of them because it is about to be closed."""
 
     fd: int
     header_checksum: bytes
+    n_users: int = 0
+    is_ending: bool = False
 
 
 @dataclass(frozen=True)
@@ -60,8 +63,8 @@ class _Batch:
 class DiskStore:
     """Segments of at most `capacity_bytes` together in `directory`, which is made if need be, and locked until `close`.
 
-    `create`, `write` and `seal` belong to one thread, everything else may run in several. They raise OSError when the
-    disk fails, ValueError when they are misused. `shape` says how the segments are laid out.
+    Everything may run in several threads; `seal` and `remove` wait for what is being written to their segment. They
+    raise OSError when the disk fails, ValueError when they are misused. `shape` says how the segments are laid out.
     """
 
     def __init__(
@@ -81,7 +84,9 @@ class DiskStore:
         self._records = RecordFormat(namespace.digest, payload_bytes)
         self._scratch = ScratchPages()
         self._open: dict[int, _OpenSegment] = {}
-        self._writer = threading.Lock()
+        self._changing = threading.Lock()
+        """Held while a file is made or removed, so that the sizes stay true."""
+        self._users = threading.Condition()
         prepare_directory(directory)
         self._lock = DirectoryLock(directory)
         try:
@@ -133,7 +138,7 @@ class DiskStore:
 
         Raises OSError (ENOSPC) when all segments together would exceed the capacity.
         """
-        with self._writer:
+        with self._changing:
             n_bytes = self.shape.segment_bytes
             if self.used_bytes + n_bytes > self.capacity_bytes:
                 raise OSError(errno.ENOSPC, f"segments would exceed the capacity of {self.capacity_bytes} bytes")
@@ -161,11 +166,10 @@ class DiskStore:
 
         When it fails, any part of the records may be there.
         """
-        with self._writer:
-            fd = self._opened(segment).fd
+        with self._use(segment, alone=False) as segment_open:
             for batch in self._batches(first_slot, keys, payloads):
                 self._records.encode(batch.pages, segment, batch.first_slot, batch.keys, batch.payloads)
-                self._files.pwritev(fd, batch.buffers, self.shape.offset_of(batch.first_slot))
+                self._files.pwritev(segment_open.fd, batch.buffers, self.shape.offset_of(batch.first_slot))
 
     def seal(self, segment: int, keys: Bytes, present: NDArray[np.bool_]) -> None:
         """Write the footer, see to it that everything is on the disk, and close the segment for writing.
@@ -173,19 +177,19 @@ class DiskStore:
         `keys` is (n_slots, 32), `present` (n_slots,) says which slots hold a block. When the disk fails, the segment
         can still be sealed again, or removed.
         """
-        with self._writer:
-            segment_open = self._opened(segment)
+        with self._use(segment, alone=True) as segment_open:
             self._write_footer(segment_open, segment, keys, present)
             del self._open[segment]
             self._files.close(segment_open.fd)
 
     def remove(self, segment: int) -> None:
         """Delete a segment, sealed or not; one that is gone already is no error. Reads under way are not disturbed."""
-        with self._writer:
-            segment_open = self._open.pop(segment, None)
-            if segment_open is not None:
-                with suppress(OSError):
-                    self._files.close(segment_open.fd)
+        with self._changing:
+            if segment in self._open:
+                with self._use(segment, alone=True) as segment_open:
+                    del self._open[segment]
+                    with suppress(OSError):
+                        self._files.close(segment_open.fd)
             self._unlink(segment)
 
     # Reading
@@ -211,15 +215,40 @@ class DiskStore:
 
         Should a writing operation hang, the directory stays locked until the process ends.
         """
-        if self._writer.acquire(blocking=False):
-            for segment_open in self._open.values():
-                with suppress(OSError):
-                    self._files.close(segment_open.fd)
-            self._open.clear()
+        if not self._changing.acquire(blocking=False):
+            return
+        try:
+            with self._users:
+                if any(segment_open.n_users for segment_open in self._open.values()):
+                    return
+                for segment_open in self._open.values():
+                    with suppress(OSError):
+                        self._files.close(segment_open.fd)
+                self._open.clear()
             self._lock.release()
-            self._writer.release()
+        finally:
+            self._changing.release()
 
     # Parts
+
+    @contextmanager
+    def _use(self, segment: int, alone: bool) -> Iterator[_OpenSegment]:
+        """Use the descriptor of an open segment, `alone` after all others: a descriptor that is closed under a write
+        could be another file's by then."""
+        with self._users:
+            segment_open = self._opened(segment)
+            if alone:
+                segment_open.is_ending = True
+                self._users.wait_for(lambda: segment_open.n_users == 0)
+            segment_open.n_users += 1
+        try:
+            yield segment_open
+        finally:
+            with self._users:
+                segment_open.n_users -= 1
+                if alone:
+                    segment_open.is_ending = False
+                self._users.notify_all()
 
     def _list_sizes(self) -> dict[int, int]:
         sizes = ((segment_of(name), n_bytes) for name, n_bytes in self._files.list_files())
@@ -249,11 +278,11 @@ class DiskStore:
         self._files.fdatasync(to.fd)
 
     def _opened(self, segment: int) -> _OpenSegment:
-        try:
-            return self._open[segment]
-        except KeyError:
+        segment_open = self._open.get(segment)
+        if segment_open is None or segment_open.is_ending:
             # What goes on after a failed `create` fails too, like on a disk.
-            raise OSError(errno.EBADF, f"segment {segment} is not open for writing") from None
+            raise OSError(errno.EBADF, f"segment {segment} is not open for writing")
+        return segment_open
 
     def _unlink(self, segment: int) -> None:
         with suppress(FileNotFoundError):
