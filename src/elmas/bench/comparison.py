@@ -7,7 +7,7 @@ favour one of them. All arms get the same requests; their answers are compared t
 
 import asyncio
 import tempfile
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from pathlib import Path
@@ -69,7 +69,7 @@ class WorkloadRun:
 
 @dataclass(frozen=True)
 class ComparisonResult:
-    """All runs of a plan, with the exact commands of its servers."""
+    """The runs of a plan, all or those that have ended, with the exact commands of its servers."""
 
     plan: ComparisonPlan
     runs: tuple[WorkloadRun, ...]
@@ -87,13 +87,17 @@ class ComparisonResult:
 
     def ratios(self, workload: str, arm: str) -> list[float]:
         """Return the control's JCT over the arm's for every trial: above 1 the arm is faster."""
-        pairs = zip(self.of(workload, self.plan.arms[0]), self.of(workload, arm), strict=True)
-        return [control.summary.jct_s / run.summary.jct_s for control, run in pairs]
+        return [control.summary.jct_s / run.summary.jct_s for control, run in self._pairs(workload, arm)]
 
     def differences(self, workload: str, arm: str) -> list[str]:
         """Return for every trial how the arm's answers differ from the control's; "" where they are the same."""
-        pairs = zip(self.of(workload, self.plan.arms[0]), self.of(workload, arm), strict=True)
+        pairs = self._pairs(workload, arm)
         return [str(first_difference(control.outputs, run.outputs) or "") for control, run in pairs]
+
+    def _pairs(self, workload: str, arm: str) -> list[tuple[WorkloadRun, WorkloadRun]]:
+        """The control's run and the arm's, for each trial that both have ended."""
+        controls = {run.trial: run for run in self.of(workload, self.plan.arms[0])}
+        return [(controls[run.trial], run) for run in self.of(workload, arm) if run.trial in controls]
 
     @property
     def violations(self) -> list[str]:
@@ -132,25 +136,44 @@ def check_arms(arms: Sequence[str]) -> None:
         raise UserError("--arms: name every arm once, the control first, for example noop,mt-apc")
 
 
-def run_comparison(plan: ComparisonPlan, log_directory: Path, progress: RunProgress) -> ComparisonResult:
-    """Run the plan, one server at a time. Raises UserError when a server does not start."""
+def run_comparison(
+    plan: ComparisonPlan,
+    log_directory: Path,
+    progress: RunProgress,
+    on_run: Callable[[ComparisonResult], None] = lambda result: None,
+) -> ComparisonResult:
+    """Run the plan, one server at a time. `on_run` is called after every run with all there is so far.
+
+    Raises UserError when a server does not start.
+    """
     runs: list[WorkloadRun] = []
     commands = {}
     for arm in plan.arms:
-        commands[arm] = arm_command(arm, plan.shape).shell_line()  # what cannot work should show now, not after minutes
+        with _own_disk(plan.shape) as shape:
+            commands[arm] = arm_command(arm, shape).shell_line()  # what cannot work should show now, not after minutes
+
+    def keep(run: WorkloadRun) -> None:
+        runs.append(run)
+        on_run(ComparisonResult(plan, tuple(runs), commands))
+
     for trial in range(plan.n_trials):
         arms = plan.arms if trial % 2 == 0 else plan.arms[::-1]
         for arm in arms:
             with _own_disk(plan.shape) as shape:
-                runs += _run_arm(plan, arm, trial, arm_command(arm, shape), log_directory, progress)
+                _run_arm(plan, arm, trial, arm_command(arm, shape), log_directory, progress, keep)
     return ComparisonResult(plan, tuple(runs), commands)
 
 
 def _run_arm(
-    plan: ComparisonPlan, arm: str, trial: int, command: ServerCommand, log_directory: Path, progress: RunProgress
-) -> list[WorkloadRun]:
+    plan: ComparisonPlan,
+    arm: str,
+    trial: int,
+    command: ServerCommand,
+    log_directory: Path,
+    progress: RunProgress,
+    keep: Callable[[WorkloadRun], None],
+) -> None:
     """Run all workloads on one server, and with `restarts` the last round once more on a second one."""
-    runs = []
     where = f"trial {trial + 1} of {plan.n_trials}, {arm}"
     log_path = log_directory / f"{plan.name}-{arm.replace(':', '-')}-{trial + 1}.log"
     progress.stage(f"{where}: starting the server")
@@ -158,25 +181,23 @@ def _run_arm(
         progress.stage(f"{where}: warming up")
         asyncio.run(_play(server, _warm_up(plan.workloads[0])))
         for workload in plan.workloads:
-            progress.stage(f"{where}: {workload.name}", workload.n_agents * workload.n_rounds)
             server.reset_caches()
+            progress.stage(f"{where}: {workload.name}", workload.n_agents * workload.n_rounds)
             run = run_workload(server, workload, arm, trial, progress)
-            runs.append(run)
+            keep(run)
             if workload.reuse:
                 progress.stage(f"{where}: {reloaded(workload.name)}", workload.n_agents)
                 # In the rounds themselves the device still holds what all agents share, so a tier could keep wrong data
                 # for it and nobody would notice.
                 httpx.post(f"{server.base_url}/reset_prefix_cache", timeout=30).raise_for_status()
-                runs.append(_run_last_round(server, workload, reloaded(workload.name), run, progress))
+                keep(_run_last_round(server, workload, reloaded(workload.name), run, progress))
     if plan.restarts:
         progress.stage(f"{where}: starting the server again")
         with running_server(command, log_path.with_suffix(".again.log")) as (server, _):
             workload = plan.workloads[-1]
             asyncio.run(_play(server, _warm_up(workload)))
             progress.stage(f"{where}: {restarted(workload.name)}", workload.n_agents)
-            played = next(run for run in runs if run.workload == workload.name)
-            runs.append(_run_last_round(server, workload, restarted(workload.name), played, progress))
-    return runs
+            keep(_run_last_round(server, workload, restarted(workload.name), run, progress))
 
 
 def run_workload(

@@ -155,5 +155,5 @@ class StoreArm:
                 n_operations -= 1
                 if done.error is not None:
                     raise done.error
-                if done.verdicts is not None and any(verdict is not Verdict.GOOD for verdict in done.verdicts):
+                if any(verdict is not Verdict.GOOD for verdict in done.verdicts):
                     raise ValueError("the store read back something else than was written")

@@ -242,10 +242,9 @@ def _compare(plan: "ComparisonPlan", result_dir: Path) -> None:
     console = _console()
     if plan.shape.model == _TINY:
         ensure_tiny_model(plan.shape.model)
-    with RunProgress(console) as progress:
-        result = run_comparison(plan, result_dir, progress)
     path = result_dir / f"{plan.name}.json"
-    write_json(path, result.to_json())
+    with RunProgress(console) as progress:
+        result = run_comparison(plan, result_dir, progress, lambda so_far: write_json(path, so_far.to_json()))
     for name in result.workload_names:
         console.print(comparison_title(result, name), soft_wrap=True)
         console.print(comparison_table(result, name))

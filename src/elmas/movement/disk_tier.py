@@ -39,6 +39,11 @@ _STEP_DECAY = 0.8
 
 _MIN_READS = 8
 
+_READ_S = 0.05
+_MOST_RUNS_PER_READ = 8
+"""A read is ordered as a whole where the disk takes no longer than this for it: fewer orders cost less of the engine's
+time, and a slow disk is not tied down for somebody who has gone on."""
+
 _TURNS_PER_STEP = 16
 
 _PAUSE_AFTER_ERRORS = 3
@@ -49,7 +54,7 @@ _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 class DiskLimits:
     """What the disk tier may take; see CacheSettings for the meaning of the switches.
 
-    `max_run_records` bounds one operation, `max_wait_s` how long a request whose turn has come waits for a read.
+    `max_run_records` bounds one disk operation, `max_wait_s` how long a request whose turn has come waits for a read.
     """
 
     block_tokens: int
@@ -273,6 +278,7 @@ class DiskTier:
         """Return what to start now. Nothing is written while anything is read."""
         orders = Orders()
         n_most = self._reads_ahead()
+        self.prefetcher.max_run_records = self._records_per_read()
         while self.prefetcher.n_blocks_reading < n_most:
             order = self.prefetcher.next_order(now_s)
             if order is None:
@@ -325,6 +331,11 @@ class DiskTier:
         look_ahead_s = max(_LOOK_AHEAD_S, _LOOK_AHEAD_STEPS * self._step_s)
         by_rate = 0 if rate is None else int(rate * look_ahead_s / self._limits.row_bytes)
         return max(by_rate, _MIN_READS * self._limits.max_run_records)
+
+    def _records_per_read(self) -> int:
+        n_records = self._limits.max_run_records
+        n_in_time = (self._costs.read_rate() or 0.0) * _READ_S / self._limits.row_bytes
+        return min(_MOST_RUNS_PER_READ * n_records, max(n_records, int(n_in_time)))
 
     def _outstanding_bytes(self) -> int:
         return self.prefetcher.n_blocks_left * self._limits.row_bytes

@@ -93,12 +93,15 @@ class _Claims:
 
 
 class Prefetcher:
-    """See the module. `max_rows` bounds the host rows being read to, or read and not yet used, for all requests."""
+    """See the module. `max_rows` bounds the host rows being read to, or read and not yet used, for all requests.
+
+    `max_run_records` bounds the records of one read; it may be changed at any time.
+    """
 
     def __init__(self, index: SegmentIndex, host: HostTier, max_run_records: int, max_rows: int) -> None:
         self._index = index
         self._host = host
-        self._max_run_records = max_run_records
+        self.max_run_records = max_run_records
         self._max_rows = max_rows
         self._wishes: dict[str, _Wish] = {}
         self._queue: list[tuple[float, int, str]] = []
@@ -180,10 +183,6 @@ class Prefetcher:
         for number in numbers:
             self._host.index.abort(self._forget(number).run.rows)
 
-    def n_records(self, number: int) -> int:
-        """Return how many records a read brings."""
-        return self._reading[number].run.n_records
-
     def is_idle(self, number: int) -> bool:
         """Return whether a read is under way for nobody."""
         return number in self._reading and not self._reading[number].waiters
@@ -201,7 +200,7 @@ class Prefetcher:
                 heapq.heappop(self._queue)
                 self._end_if_complete(request, wish)
                 continue
-            n_allowed = min(self._max_run_records, self._max_rows - self._claims.n_claimed - len(self._place_of))
+            n_allowed = min(self.max_run_records, self._max_rows - self._claims.n_claimed - len(self._place_of))
             order = self._next_run(request, wish, n_allowed) if n_allowed > 0 else None
             if order is not None:
                 return order

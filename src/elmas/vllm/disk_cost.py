@@ -4,6 +4,7 @@ vLLM's own scheduler, a real directory and the real I/O threads, without a worke
 so that the disk is fast and most of the time goes into the bookkeeping that is measured here.
 """
 
+import gc
 import tempfile
 import time
 from collections.abc import Sequence
@@ -28,6 +29,9 @@ from elmas.vllm.scheduler_cost import BLOCK_SIZE, HOOKS, answer_step, time_hooks
 _MAX_NUM_SEQS = 16
 _RUN_BLOCKS = 16
 """Blocks per read: what the server reads at once of blocks of half a MiB."""
+
+_MODEL_S = 0.005
+"""How long the absent model computes in a step: the I/O threads work meanwhile."""
 
 _FACTS = {"benchmark": "scheduler"}
 _MOST_STEPS = 100_000
@@ -136,6 +140,9 @@ def _fill(directory: Path, capacity_bytes: int, blocks: Sequence[bytes]) -> None
 
 
 def _play(scheduler: Any, requests: Sequence[Any], n_blocks: int) -> DiskCost:
+    # As vLLM's engine does after its start: else the collector's walk over all modules would be part of a step.
+    gc.collect()
+    gc.freeze()
     clock = time_hooks(scheduler.connector, HOOKS)
     orders = time_hooks(scheduler.connector.scheduler_half, ["before_step"])
     for request in requests:
@@ -155,6 +162,7 @@ def _play(scheduler: Any, requests: Sequence[Any], n_blocks: int) -> DiskCost:
         confirmed = Confirmations({store.number: 1 for store in transfers.stores}, {}) if transfers.stores else None
         news = KVConnectorOutput(finished_recving=loading or None, kv_connector_worker_meta=confirmed)
         loading = {load.owner for load in transfers.loads}
+        time.sleep(_MODEL_S)
         answer_step(scheduler, output, {name: [1] for name in output.num_scheduled_tokens}, news)
     else:
         raise RuntimeError(f"{len(scheduler.requests)} requests are left after {_MOST_STEPS} steps")

@@ -206,13 +206,10 @@ class DiskHalf:
         if not done.is_read:
             tier.write_back.done(done.number, done.error is not None, now_s)
             return
-        n_records = tier.prefetcher.n_records(done.number)
-        good = np.zeros(n_records, dtype=np.bool_)
-        if done.verdicts is not None:
-            good[:] = [verdict is Verdict.GOOD for verdict in done.verdicts]
-            for verdict in done.verdicts:
-                if verdict is not Verdict.GOOD:
-                    tier.counts[f"disk_bad_{verdict.name.lower()}"] += 1
+        good = np.array([verdict is Verdict.GOOD for verdict in done.verdicts], dtype=np.bool_)
+        for verdict in done.verdicts:
+            if verdict is not None and verdict is not Verdict.GOOD:
+                tier.counts[f"disk_bad_{verdict.name.lower()}"] += 1
         tier.read_done(done.number, good, done.error is not None, now_s)
 
     def _learn(self, tier: DiskTier, pool: IoPool, now_s: float) -> None:
@@ -289,7 +286,8 @@ class DiskHalf:
             len(found.foreign),
             time.monotonic() - begin_s,
         )
-        return Opened(tier, IoPool(store, self._region.rows, _N_READERS), store)
+        pool = IoPool(store, self._region.rows, limits.max_run_records, n_readers=_N_READERS)
+        return Opened(tier, pool, store)
 
     def _probe(self, store: DiskStore, newest: FoundSegment) -> None:
         """Measure the read speed on the newest segment, for a moment."""

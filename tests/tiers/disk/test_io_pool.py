@@ -3,6 +3,7 @@
 import threading
 import time
 from collections.abc import Callable, Iterator, Sequence
+from typing import Any
 
 import numpy as np
 import pytest
@@ -125,6 +126,40 @@ def test_what_was_written_comes_back_into_other_rows(pool: IoPool, rows: NDArray
     assert np.array_equal(rows[[20, 22, 21]], expected)
 
 
+def test_a_long_read_is_carried_out_in_pieces_by_several_readers(store: FakeStore, rows: NDArray[np.uint8]) -> None:
+    pool = IoPool(store, rows, n_piece_records=2, n_readers=3)
+    pool.write(0, run_of(7, 0, [1, 2, 3, 4, 5]))
+    collect(pool, 1)
+    expected = rows[[1, 2, 3, 4, 5]].copy()
+    store.reads_may_go.clear()
+    pool.read(0, 0.0, run_of(7, 0, [21, 22, 23, 24, 25]))
+    until(lambda: store.n_reading == 3)
+    assert pool.cancel([0]) == set(), "what has begun ends"
+    store.reads_may_go.set()
+    (done,) = collect(pool, 1)
+    assert (done.verdicts, done.error) == ([GOOD] * 5, None)
+    assert np.array_equal(rows[[21, 22, 23, 24, 25]], expected)
+    assert pool.take_read_rate()[0] == 5 * ROW_BYTES
+    assert pool.close(PATIENCE_S)
+
+
+def test_a_piece_that_fails_does_not_spoil_the_others(rows: NDArray[np.uint8]) -> None:
+    class Spotted(FakeStore):
+        def read(self, segment: int, first_slot: int, *arguments: Any) -> list[Verdict]:
+            if first_slot == 2:
+                raise OSError(5, "a bad spot")
+            return super().read(segment, first_slot, *arguments)
+
+    pool = IoPool(Spotted(), rows, n_piece_records=2, n_readers=2)
+    pool.write(0, run_of(7, 0, [1, 2, 3, 4, 5]))
+    collect(pool, 1)
+    pool.read(0, 0.0, run_of(7, 0, [21, 22, 23, 24, 25]))
+    (done,) = collect(pool, 1)
+    assert done.verdicts == [GOOD, GOOD, None, None, GOOD]
+    assert isinstance(done.error, OSError)
+    assert pool.close(PATIENCE_S)
+
+
 def test_reads_go_by_priority_and_then_in_order(pool: IoPool, store: FakeStore) -> None:
     hold_reader(pool, store)
     for number, priority in enumerate([2.0, 1.0, 2.0, 0.5, 1.0]):
@@ -161,7 +196,7 @@ def test_an_exception_ends_the_operation_and_not_the_thread(pool: IoPool, store:
     pool.open_segment(2, 5, removed=[1, 2])
     for done in collect(pool, 3):
         assert done.error is failure
-        assert done.verdicts is None
+        assert done.verdicts == ([None] if done.is_read else [])
     assert ("create", 5) not in store.log
     assert pool.take_read_rate()[0] == pool.take_write_rate()[0] == 0
     store.failure = None

@@ -9,9 +9,9 @@ import threading
 import time
 from collections import deque
 from collections.abc import Callable, Iterable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from functools import partial
-from itertools import count
+from itertools import chain, count
 from typing import Protocol
 
 import numpy as np
@@ -49,13 +49,25 @@ class Store(Protocol):
 class Done:
     """An operation that has ended. Reads and writes are numbered apart, so `is_read` belongs to the number.
 
-    `verdicts` has one for each record of a read that did not fail. `error` is what the operation raised; then nothing
-    is known about the rows of a read.
+    `verdicts` has one for each record of a read, None where the read failed: then nothing is known about the row.
+    `error` is what the operation raised, or the first of its pieces that did.
     """
 
     number: int
     is_read: bool
-    verdicts: list[Verdict] | None = None
+    verdicts: list[Verdict | None] = field(default_factory=list)
+    error: Exception | None = None
+
+
+@dataclass(eq=False)
+class _Read:
+    """A read under way or queued, in pieces; `verdicts` are those of each piece once it has ended."""
+
+    number: int
+    pieces: list[RecordRun]
+    verdicts: list[list[Verdict | None]]
+    n_queued: int
+    n_left: int
     error: Exception | None = None
 
 
@@ -109,16 +121,18 @@ class IoPool:
     """Carries out operations on `store` with the rows of `rows`, shaped (n_rows, row_bytes).
 
     The rows of an operation belong to it from the order until its `Done` was polled or its cancellation confirmed.
-    A write begins when no read is queued or running, or when it has waited `max_write_delay_s` at the head of its
-    queue. Of the operations on one segment only writes of records run together, all others in their order; those on
-    different segments, on up to `n_writers` threads, do not wait for each other. One thread gives orders and polls; the
-    others are the pool's own, and never die of an exception.
+    A read of more than `n_piece_records` records (None: any number) is carried out in pieces, by several readers. A
+    write begins when no read is queued or running, or when it has waited `max_write_delay_s` at the head of its queue.
+    Of the operations on one segment only writes of records run together, all others in their order; those on different
+    segments, on up to `n_writers` threads, do not wait for each other. One thread gives orders and polls; the others
+    are the pool's own, and never die of an exception.
     """
 
     def __init__(
         self,
         store: Store,
         rows: NDArray[np.uint8],
+        n_piece_records: int | None = None,
         n_readers: int = 4,
         n_writers: int = 4,
         max_write_delay_s: float = 5.0,
@@ -131,8 +145,10 @@ class IoPool:
         self._has_reads = threading.Condition(self._lock)
         self._may_write = threading.Condition(self._lock)
         self._order = count()
-        self._queued: dict[int, tuple[float, int, int, RecordRun]] = {}
-        self._heap: list[tuple[float, int, int, RecordRun]] = []
+        self._n_piece_records = n_piece_records
+        self._not_begun: dict[int, _Read] = {}
+        self._n_queued = 0
+        self._heap: list[tuple[float, int, _Read, int]] = []
         self._writes: deque[_Write] = deque()
         self._reading, self._writing = _Meter(), _Meter()
         self._under_way: list[_Write] = []
@@ -152,21 +168,27 @@ class IoPool:
         """Read a run into its rows. Smaller priorities go first, equal ones in the order of their submission."""
         with self._lock:
             self._check_open()
-            entry = (priority, next(self._order), number, run)
-            self._queued[number] = entry
-            heapq.heappush(self._heap, entry)
-            self._has_reads.notify()
+            pieces = _pieces(run, self._n_piece_records or run.n_records)
+            read = _Read(number, pieces, [[] for _ in pieces], len(pieces), len(pieces))
+            self._not_begun[number] = read
+            self._n_queued += len(pieces)
+            for place in range(len(pieces)):
+                heapq.heappush(self._heap, (priority, next(self._order), read, place))
+            self._has_reads.notify(len(pieces))
 
     def cancel(self, numbers: Iterable[int]) -> set[int]:
         """Drop those of the reads that have not begun, and return them: they will never be done."""
         with self._lock:
-            dropped = {number for number in numbers if self._queued.pop(number, None) is not None}
-            if len(self._heap) > 2 * len(self._queued) + 64:
-                self._heap = list(self._queued.values())
+            dropped = {number: read for number in numbers if (read := self._not_begun.pop(number, None)) is not None}
+            for read in dropped.values():
+                self._n_queued -= read.n_queued
+                read.n_queued = 0
+            if len(self._heap) > 2 * self._n_queued + 64:
+                self._heap = [entry for entry in self._heap if entry[2].n_queued]
                 heapq.heapify(self._heap)
             if self._is_quiet():
                 self._may_write.notify_all()
-        return dropped
+        return set(dropped)
 
     def write(self, number: int, run: RecordRun) -> None:
         """Write a run from its rows, once its segment is open."""
@@ -230,8 +252,11 @@ class IoPool:
         deadline_s = time.monotonic() + timeout_s
         with self._lock:
             self._is_closing = True
-            self._queued.clear()
+            for _, _, read, _ in self._heap:
+                read.n_queued = 0
+            self._not_begun.clear()
             self._heap.clear()
+            self._n_queued = 0
             self._has_reads.notify_all()
             self._may_write.notify_all()
         for thread in self._threads:
@@ -244,34 +269,40 @@ class IoPool:
 
     def _read_forever(self) -> None:
         while (taken := self._begin_read()) is not None:
-            number, run = taken
-            verdicts, error, n_bytes = None, None, 0
+            read, place = taken
+            piece, verdicts, error = read.pieces[place], None, None
             try:
-                verdicts = self._store.read(run.segment, run.first_slot, run.keys, self._payloads(run))
-                n_bytes = run.n_records * self._row_bytes
+                verdicts = self._store.read(piece.segment, piece.first_slot, piece.keys, self._payloads(piece))
             except Exception as caught:
                 error = caught
-            self._end_read(n_bytes)
-            self._report(Done(number, True, verdicts, error))
+            if self._end_read(read, place, verdicts, error):
+                self._report(Done(read.number, True, list(chain.from_iterable(read.verdicts)), read.error))
 
-    def _begin_read(self) -> tuple[int, RecordRun] | None:
+    def _begin_read(self) -> tuple[_Read, int] | None:
         with self._lock:
             while not self._is_closing:
                 while self._heap:
-                    _, _, number, run = entry = heapq.heappop(self._heap)
-                    if self._queued.get(number) is not entry:
+                    _, _, read, place = heapq.heappop(self._heap)
+                    if not read.n_queued:
                         continue  # cancelled
-                    del self._queued[number]
+                    self._not_begun.pop(read.number, None)
+                    read.n_queued -= 1
+                    self._n_queued -= 1
                     self._reading.begin()
-                    return number, run
+                    return read, place
                 self._has_reads.wait()
         return None
 
-    def _end_read(self, n_bytes: int) -> None:
+    def _end_read(self, read: _Read, place: int, verdicts: list[Verdict] | None, error: Exception | None) -> bool:
+        """A piece has ended; returns whether that was the last of its read."""
         with self._lock:
-            self._reading.end(n_bytes)
+            self._reading.end(len(verdicts or ()) * self._row_bytes)
+            read.verdicts[place] = [None] * read.pieces[place].n_records if verdicts is None else list(verdicts)
+            read.error = read.error or error
+            read.n_left -= 1
             if self._is_quiet():
                 self._may_write.notify_all()
+            return read.n_left == 0
 
     # Writers
 
@@ -331,7 +362,7 @@ class IoPool:
         return None
 
     def _is_quiet(self) -> bool:
-        return not self._queued and self._reading.n_running == 0
+        return self._n_queued == 0 and self._reading.n_running == 0
 
     # Both
 
@@ -355,3 +386,15 @@ class IoPool:
     def _report(self, done: Done) -> None:
         self._done.append(done)
         self._has_done.set()
+
+
+def _pieces(run: RecordRun, n_most: int) -> list[RecordRun]:
+    """Return the run in pieces of at most `n_most` records."""
+    if run.n_records <= n_most:
+        return [run]
+    return [
+        RecordRun(
+            run.segment, run.first_slot + first, run.keys[first : first + n_most], run.rows[first : first + n_most]
+        )
+        for first in range(0, run.n_records, n_most)
+    ]
