@@ -60,10 +60,12 @@ def test_an_unknown_workload_is_refused_with_the_known_names() -> None:
 
 def test_every_server_has_an_empty_disk_directory_of_its_own_that_is_removed(arms: StubArms, tmp_path: Path) -> None:
     plan = plan_with(sizes=TierSizes(512, "64MiB", tmp_path / "disk", "1GiB"), restarts=True)
+    so_far: list[int] = []
     with RunProgress(Console(quiet=True)) as progress:
-        result = run_comparison(plan, tmp_path, progress)
+        result = run_comparison(plan, tmp_path, progress, lambda part: so_far.append(len(part.to_json()["runs"])))
+    assert so_far == [1, 2, 3, 4, 5, 6]
     assert arms.started == ["noop", "noop", "mt-apc", "mt-apc"]
-    used = {disk for disk in arms.disks if disk not in (None, tmp_path / "disk")}
+    used = set(arms.disks[2:])  # the first two are tried before anything starts
     assert len(used) == 2
     assert all(disk is not None and disk.parent == tmp_path / "disk" for disk in used)
     assert not any(disk.exists() for disk in used if disk is not None)

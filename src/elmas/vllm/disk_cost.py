@@ -39,32 +39,37 @@ _TIMEOUT_S = 120.0
 
 
 @dataclass(frozen=True)
-class DiskCost:
-    """What it cost to bring `n_waiting` requests of `n_blocks` blocks, all waiting at once, from disk to the device.
+class QueueCost:
+    """What it cost to bring all requests of a full queue to the device.
 
-    `request_microseconds` is the time of the engine's thread in the connector and the I/O orders, per request from
-    arrival to end. The steps are those with requests left in the queue: median and longest time of vLLM's `schedule`.
-    Times are processor time of that thread: what it waits for others, such as an I/O thread, is not its work.
+    `arrival_microseconds` and `request_microseconds` are the time of the engine's thread in the connector and the I/O
+    orders, per request: at its arrival, and over its whole life. The steps are those with requests left in the queue:
+    median and longest time of vLLM's `schedule`, all of it. Times are processor time of that thread: what it waits for
+    others, such as an I/O thread, is not its work.
     """
 
-    n_waiting: int
-    n_blocks: int
-    n_blocks_read: int
     n_steps: int
     arrival_microseconds: float
     request_microseconds: float
     step_microseconds: float
     longest_step_microseconds: float
 
+
+@dataclass(frozen=True)
+class DiskCost:
+    """The cost for `n_waiting` requests of `n_blocks` blocks, all waiting at once: with every block on disk, and for
+    comparison with every block in host memory and no disk."""
+
+    n_waiting: int
+    n_blocks: int
+    n_blocks_read: int
+    disk: QueueCost
+    host: QueueCost
+
     @property
     def budget_microseconds(self) -> float:
         """What a request may cost over its life: 100 microseconds and 0.3 per block."""
         return 100 + 0.3 * self.n_blocks
-
-    @property
-    def step_budget_microseconds(self) -> float:
-        """What a whole step may take."""
-        return 1000.0
 
 
 class _Facts:
@@ -74,53 +79,60 @@ class _Facts:
 
 def disk_cost(model: str, n_waiting: int = 400, n_blocks: int = 60) -> DiskCost:
     """Measure; `model` is a directory of which the configuration is read. Raises RuntimeError if requests are stuck."""
+    requests = _requests(n_waiting, n_blocks)
+    blocks = list(dict.fromkeys(block for request in requests for block in request.block_hashes))
+    region = HostRegion.create(len(blocks), ROW_ALIGNMENT_BYTES)
+    with tempfile.TemporaryDirectory(prefix="elmas-scheduler-") as directory:
+        capacity_bytes = 4 * len(blocks) * ROW_ALIGNMENT_BYTES + (64 << 20)
+        _fill(Path(directory), capacity_bytes, blocks)
+        scheduler = _scheduler(model, n_blocks, region)
+        half = scheduler.connector.scheduler_half
+        settings = CacheSettings.parse({"disk": directory, "disk_capacity": capacity_bytes, "disk_max_wait_s": 60.0})
+        run_bytes = _RUN_BLOCKS * 2 * ROW_ALIGNMENT_BYTES
+        half.disk = DiskHalf(settings, half.tier, region, half.costs, BLOCK_SIZE, _Facts(), run_bytes=run_bytes)
+        if not half.disk.wait_until_open(_TIMEOUT_S):
+            raise RuntimeError("the disk tier did not open")
+        try:
+            disk = _play(scheduler, requests)
+            n_blocks_read = half.tier.counts["disk_read_blocks"]
+        finally:
+            half.close()
+    scheduler = _scheduler(model, n_blocks, region)
+    index = scheduler.connector.scheduler_half.tier.index
+    index.commit(index.reserve(blocks, []), 0.0)
+    host = _play(scheduler, _requests(n_waiting, n_blocks))
+    region.close()
+    return DiskCost(n_waiting, n_blocks, n_blocks_read, disk, host)
+
+
+def _requests(n: int, n_blocks: int) -> list[Any]:
+    """Return requests whose prompts have `n_blocks` full blocks, of which none is shared, and one token more."""
     maker = RequestMaker(BLOCK_SIZE)
-    requests = [
+    return [
         maker.make(
             f"request-{number}",
             [number % 1000, number // 1000, *(position % 1000 for position in range(n_blocks * BLOCK_SIZE - 1))],
             1,
             arrival_time=float(number),
         )
-        for number in range(n_waiting)
+        for number in range(n)
     ]
-    blocks = list(dict.fromkeys(block for request in requests for block in request.block_hashes))
-    n_rows = len(blocks)
-    region = HostRegion.create(n_rows, ROW_ALIGNMENT_BYTES)
-    with tempfile.TemporaryDirectory(prefix="elmas-scheduler-") as directory:
-        capacity_bytes = 4 * n_rows * ROW_ALIGNMENT_BYTES + (64 << 20)
-        _fill(Path(directory), capacity_bytes, blocks)
-        scheduler = make_bare_scheduler(
-            model,
-            connector="ElmasConnector",
-            settings={},
-            block_size=BLOCK_SIZE,
-            n_device_blocks=(_MAX_NUM_SEQS + 2) * (n_blocks + 8),
-            n_host_rows=n_rows,
-            max_num_seqs=_MAX_NUM_SEQS,
-            max_batched_tokens=_MAX_NUM_SEQS * BLOCK_SIZE,
-            max_model_len=BLOCK_SIZE * (n_blocks + 4),
-            scheduler_class=make_scheduler,
-            region=region,
-        )
-        half = scheduler.connector.scheduler_half
-        settings = CacheSettings.parse({"disk": directory, "disk_capacity": capacity_bytes, "disk_max_wait_s": 60.0})
-        half.disk = DiskHalf(
-            settings,
-            half.tier,
-            region,
-            half.costs,
-            BLOCK_SIZE,
-            _Facts(),
-            run_bytes=_RUN_BLOCKS * 2 * ROW_ALIGNMENT_BYTES,
-        )
-        if not half.disk.wait_until_open(_TIMEOUT_S):
-            raise RuntimeError("the disk tier did not open")
-        try:
-            return _play(scheduler, requests, n_blocks)
-        finally:
-            half.close()
-            region.close()
+
+
+def _scheduler(model: str, n_blocks: int, region: HostRegion) -> Any:
+    return make_bare_scheduler(
+        model,
+        connector="ElmasConnector",
+        settings={},
+        block_size=BLOCK_SIZE,
+        n_device_blocks=(_MAX_NUM_SEQS + 2) * (n_blocks + 8),
+        n_host_rows=region.n_rows,
+        max_num_seqs=_MAX_NUM_SEQS,
+        max_batched_tokens=_MAX_NUM_SEQS * BLOCK_SIZE,
+        max_model_len=BLOCK_SIZE * (n_blocks + 4),
+        scheduler_class=make_scheduler,
+        region=region,
+    )
 
 
 def _fill(directory: Path, capacity_bytes: int, blocks: Sequence[bytes]) -> None:
@@ -139,7 +151,7 @@ def _fill(directory: Path, capacity_bytes: int, blocks: Sequence[bytes]) -> None
     row.close()
 
 
-def _play(scheduler: Any, requests: Sequence[Any], n_blocks: int) -> DiskCost:
+def _play(scheduler: Any, requests: Sequence[Any]) -> QueueCost:
     # As vLLM's engine does after its start: else the collector's walk over all modules would be part of a step.
     gc.collect()
     gc.freeze()
@@ -167,10 +179,7 @@ def _play(scheduler: Any, requests: Sequence[Any], n_blocks: int) -> DiskCost:
     else:
         raise RuntimeError(f"{len(scheduler.requests)} requests are left after {_MOST_STEPS} steps")
     n = len(requests)
-    return DiskCost(
-        n_waiting=n,
-        n_blocks=n_blocks,
-        n_blocks_read=scheduler.connector.scheduler_half.tier.counts["disk_read_blocks"],
+    return QueueCost(
         n_steps=len(steps_s),
         arrival_microseconds=1e6 * arrival_s / n,
         request_microseconds=1e6 * (clock.seconds + orders.seconds) / n,
