@@ -228,6 +228,39 @@ def disk(
         raise typer.Exit(1)
 
 
+@bench.command()
+def restart(
+    directory: Annotated[Path, typer.Option(help="where to put the directory that is searched")],
+    n_blocks: Annotated[int, typer.Option(min=1, help="blocks in the directory")] = 1_000_000,
+    block_bytes: Annotated[int, typer.Option(min=4096, help="bytes of a block, a multiple of 4096")] = 65536,
+    result_dir: Annotated[Path, typer.Option(help="where the results go")] = _RESULTS,
+) -> None:
+    """Time how long a server looks for its blocks when it starts. The files are sparse: they take little space."""
+    from elmas.bench.arms import write_json
+    from elmas.bench.progress import RunProgress
+    from elmas.bench.restart import BUDGET_S, MOST_BYTES_PER_BLOCK, measure_restart
+    from elmas.errors import UserError
+
+    if block_bytes % 4096:
+        raise UserError(f"--block-bytes is {block_bytes}: give a multiple of 4096")
+    if not directory.is_dir():
+        raise UserError(f"--directory {directory} is no directory: make it first")
+    with RunProgress(_console()) as progress:
+        progress.stage("segments")
+        result = measure_restart(directory, n_blocks, block_bytes, progress.advance)
+    write_json(result_dir / "restart.json", result.to_json())
+    print(
+        f"{result.n_blocks} blocks in {result.n_segments} segments: found in {result.scan_s:.2f} s, "
+        f"entered in {result.index_s:.2f} s, {result.bytes_per_block:.0f} bytes of index per block"
+    )
+    print(
+        f"goal: {BUDGET_S:.0f} s and {MOST_BYTES_PER_BLOCK} bytes for a million; written: {result_dir / 'restart.json'}"
+    )
+    if not result.meets_goal:
+        typer.echo("over budget", err=True)
+        raise typer.Exit(1)
+
+
 def _names(text: str) -> list[str]:
     return [name.strip() for name in text.split(",") if name.strip()]
 
