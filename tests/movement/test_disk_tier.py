@@ -186,7 +186,7 @@ def test_switches_write_everything_or_nothing(switches: dict[str, bool], is_writ
     assert not machine.tier.has_work(0.0)
 
 
-def test_nothing_is_written_while_anything_is_read() -> None:
+def test_nothing_is_written_while_anything_is_read_for_a_moment() -> None:
     machine = Machine()
     machine.write_now(PROMPT)
     put_in_host(machine.host, new := chain("new"))
@@ -200,6 +200,19 @@ def test_nothing_is_written_while_anything_is_read() -> None:
     machine.end_read(reads[1].number)
     assert [type(order) for order in machine.take_orders()[1]] == [OpenOrder, WriteOrder]
     assert machine.tier.has_work(0.0)
+
+
+def test_where_reading_never_ends_something_is_written_every_second() -> None:
+    machine = Machine()
+    machine.write_now(PROMPT)
+    put_in_host(machine.host, new := chain("new"))
+    machine.tier.admit(new)
+    machine.arrive("a", PROMPT)
+    assert machine.take_orders(0.0)[1] == []
+    assert [type(order) for order in machine.take_orders(1.0)[1]] == [OpenOrder]
+    machine.end_write(next(iter(machine.writes)))
+    assert machine.take_orders(1.9)[1] == []
+    assert [type(order) for order in machine.take_orders(2.0)[1]] == [WriteOrder]
 
 
 # What is read

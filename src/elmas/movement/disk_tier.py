@@ -46,6 +46,9 @@ time, and a slow disk is not tied down for somebody who has gone on."""
 
 _TURNS_PER_STEP = 16
 
+_LONGEST_READING_S = 1.0
+"""Where reading never ends, something is written this often all the same: else nothing new would ever come to disk."""
+
 _PAUSE_AFTER_ERRORS = 3
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0
 
@@ -128,7 +131,7 @@ class DiskTier:
         self._limits = limits
         self._first_missing_token: dict[str, int] = {}
         self._turns = Turns(limits.max_wait_s)
-        self._looked_s = now_s
+        self._looked_s = self._may_write_s = now_s
         self._step_s = 0.0
         self._to_cancel: list[int] = []
         self._n_read_errors = 0
@@ -275,7 +278,7 @@ class DiskTier:
     # The I/O threads
 
     def take_orders(self, now_s: float) -> Orders:
-        """Return what to start now. Nothing is written while anything is read."""
+        """Return what to start now. While anything is read, next to nothing is written."""
         orders = Orders()
         n_most = self._reads_ahead()
         self.prefetcher.max_run_records = self._records_per_read()
@@ -285,10 +288,19 @@ class DiskTier:
                 break
             orders.reads.append(order)
         self._note_landed()
-        if self._limits.writes and self.prefetcher.n_reads == 0:
-            while (write := self.write_back.next_order(now_s)) is not None:
-                orders.writes.append(write)
+        if self._limits.writes:
+            self._take_writes(orders.writes, now_s)
         return orders
+
+    def _take_writes(self, writes: list[WriterOrder], now_s: float) -> None:
+        is_reading = self.prefetcher.n_reads > 0
+        if is_reading and now_s - self._may_write_s < _LONGEST_READING_S:
+            return
+        self._may_write_s = now_s
+        while (write := self.write_back.next_order(now_s)) is not None:
+            writes.append(write)
+            if is_reading:
+                return
 
     def take_cancelled(self) -> list[int]:
         """Return the reads nobody waits for; `prefetcher.dropped` must be told of those that had not begun."""

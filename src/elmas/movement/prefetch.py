@@ -85,10 +85,8 @@ class _Claims:
 
     def drop(self, request: str) -> None:
         """The request has used its rows, or never will."""
-        batches = self._batches.pop(request, None)
-        if batches is not None:
-            rows, n_times = np.unique(np.concatenate(batches), return_counts=True)
-            self._n_owners[rows] -= n_times.astype(np.int32)
+        for rows in self._batches.pop(request, ()):
+            self._n_owners[rows] -= 1
             self.n_claimed -= int(np.count_nonzero(self._n_owners[rows] == 0))
 
 

@@ -18,7 +18,7 @@ from elmas.cache.segments import SegmentIndex
 from elmas.movement.host_tier import HostTier
 
 WRITE_DEADLINE_S = 120.0
-"""A write that takes longer is reported; its rows stay pinned until it ends."""
+"""What every pin has; the rows of a write stay pinned until it ends, however long that takes."""
 
 _MOST_WRITES = 4
 """Writes handed out at once: the writer has work until the next step, and a read never waits for more than one."""

@@ -39,6 +39,9 @@ _RUN_BYTES = 8 << 20
 """One operation moves this much: enough for full speed, little enough that nothing waits long behind it."""
 
 _N_READERS = 4
+_LONGEST_WRITE_DELAY_S = 1.0
+"""For the few writes that are ordered although reading does not end."""
+
 _SEEN_BLOCKS = 1 << 20
 _SEEN_TAILS = 1 << 16
 
@@ -286,7 +289,13 @@ class DiskHalf:
             len(found.foreign),
             time.monotonic() - begin_s,
         )
-        pool = IoPool(store, self._region.rows, limits.max_run_records, n_readers=_N_READERS)
+        pool = IoPool(
+            store,
+            self._region.rows,
+            limits.max_run_records,
+            n_readers=_N_READERS,
+            max_write_delay_s=_LONGEST_WRITE_DELAY_S,
+        )
         return Opened(tier, pool, store)
 
     def _probe(self, store: DiskStore, newest: FoundSegment) -> None:

@@ -84,6 +84,8 @@ class DiskStore:
         self._records = RecordFormat(namespace.digest, payload_bytes)
         self._scratch = ScratchPages()
         self._open: dict[int, _OpenSegment] = {}
+        self._not_removed: set[int] = set()
+        """Nobody asks for these again, but they take space until they are gone."""
         self._changing = threading.Lock()
         """Held while a file is made or removed, so that the sizes stay true."""
         self._users = threading.Condition()
@@ -136,9 +138,11 @@ class DiskStore:
     def create(self, segment: int) -> None:
         """Make an empty segment, with its space allocated, and keep it open for writing.
 
-        Raises OSError (ENOSPC) when all segments together would exceed the capacity.
+        Removes first what could not be removed before. Raises OSError (ENOSPC) when all segments together would exceed
+        the capacity.
         """
         with self._changing:
+            self._remove_left_over()
             n_bytes = self.shape.segment_bytes
             if self.used_bytes + n_bytes > self.capacity_bytes:
                 raise OSError(errno.ENOSPC, f"segments would exceed the capacity of {self.capacity_bytes} bytes")
@@ -183,13 +187,17 @@ class DiskStore:
             self._files.close(segment_open.fd)
 
     def remove(self, segment: int) -> None:
-        """Delete a segment, sealed or not; one that is gone already is no error. Reads under way are not disturbed."""
+        """Delete a segment, sealed or not; one that is gone already is no error. Reads under way are not disturbed.
+
+        When the disk fails, the next `create` tries again.
+        """
         with self._changing:
             if segment in self._open:
                 with self._use(segment, alone=True) as segment_open:
                     del self._open[segment]
                     with suppress(OSError):
                         self._files.close(segment_open.fd)
+            self._not_removed.add(segment)
             self._unlink(segment)
 
     # Reading
@@ -288,6 +296,12 @@ class DiskStore:
         with suppress(FileNotFoundError):
             self._files.unlink(segment_name(segment))
         self._sizes.pop(segment, None)
+        self._not_removed.discard(segment)
+
+    def _remove_left_over(self) -> None:
+        for segment in list(self._not_removed):
+            with suppress(OSError):
+                self._unlink(segment)
 
     def _batches(self, first_slot: int, keys: Sequence[bytes], payloads: Sequence[Bytes]) -> Iterator[_Batch]:
         if first_slot < 0 or first_slot + len(keys) > self.shape.n_slots:
