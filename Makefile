@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHON
 run := .venv/bin/
 
-.PHONY: help setup check test test-fast demo bench format lock clean
+.PHONY: help setup check test test-fast torture demo bench format lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -19,6 +19,9 @@ test: setup      ## all tests, with a real vLLM server (several minutes)
 
 test-fast: setup ## the tests that start no server (seconds)
 	@$(run)python -m pytest -m "not server"
+
+torture: setup   ## kill -9 a serving server 50 times (about 30 minutes)
+	@ELMAS_KILLS=50 ELMAS_KILLS_RESULT=results/kills.json $(run)python -m pytest -s tests/server/test_disk_kills.py
 
 bench: setup     ## the speed of this slice against the no-op connector, as ratios (about 15 minutes)
 	@$(run)elmas bench slice --result-dir results/slice

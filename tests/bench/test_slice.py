@@ -10,7 +10,6 @@ from rich.console import Console
 from stub_process import StubArms
 from stub_server import StubServer
 
-import elmas.bench.comparison as comparison_module
 from elmas.bench.arms import write_json
 from elmas.bench.comparison import ComparisonPlan, ComparisonResult, run_comparison
 from elmas.bench.progress import RunProgress
@@ -34,14 +33,6 @@ def plan_with(**changes: Any) -> ComparisonPlan:
         "seed": 0,
     }
     return plan_slice(MODEL, **{**options, **changes})
-
-
-@pytest.fixture
-def arms(stub: StubServer, monkeypatch: pytest.MonkeyPatch) -> StubArms:
-    arms = StubArms(stub)
-    monkeypatch.setattr(comparison_module, "arm_command", arms.arm_command)
-    monkeypatch.setattr(comparison_module, "running_server", arms.running_server)
-    return arms
 
 
 def run(tmp_path: Path, n_trials: int = 2) -> ComparisonResult:

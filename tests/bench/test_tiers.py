@@ -7,9 +7,7 @@ from typing import Any
 import pytest
 from rich.console import Console
 from stub_process import StubArms
-from stub_server import StubServer
 
-import elmas.bench.comparison as comparison_module
 from elmas.bench.arms import ServerShape, arm_command
 from elmas.bench.comparison import ComparisonPlan, reloaded, restarted, run_comparison
 from elmas.bench.progress import RunProgress
@@ -21,14 +19,6 @@ from elmas.errors import UserError
 def plan_with(**changes: Any) -> ComparisonPlan:
     options: dict[str, Any] = {"arms": ("noop", "mt-apc"), "sizes": TierSizes(512, "64MiB"), "n_agents": 3}
     return plan_tiers(Path("model"), ["small"], **{**options, "n_rounds": 2, **changes})
-
-
-@pytest.fixture
-def arms(stub: StubServer, monkeypatch: pytest.MonkeyPatch) -> StubArms:
-    arms = StubArms(stub)
-    monkeypatch.setattr(comparison_module, "arm_command", arms.arm_command)
-    monkeypatch.setattr(comparison_module, "running_server", arms.running_server)
-    return arms
 
 
 def test_the_named_workloads_have_the_sizes_they_are_named_for() -> None:

@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 from conftest import CAPACITY_BYTES, SEGMENT_BYTES, Blocks
 
+from elmas.tiers.disk.directory import segment_name
 from elmas.tiers.disk.faulty import Fault, FaultyFiles
 from elmas.tiers.disk.files import DirectFiles
 from elmas.tiers.disk.format import PAGE_BYTES
@@ -102,6 +103,22 @@ def test_worthless_files_that_cannot_be_removed_are_reported(
     make_store().create(0)
     found = make_faulty(Fault("unlink", error_number=errno.EROFS)).scan()
     assert (found.foreign, found.n_failed, found.n_removed) == ([(0, SEGMENT_BYTES)], 1, 0)
+
+
+def test_a_segment_that_could_not_be_removed_gives_its_space_back_later(
+    make_faulty: Faulty, blocks: Blocks, directory: Path
+) -> None:
+    """Else its space is missing for good: whoever ordered the removal has forgotten the segment."""
+    store = make_faulty(Fault("unlink", 1, errno.EIO))
+    n_segments = CAPACITY_BYTES // store.shape.segment_bytes
+    for segment in range(n_segments):
+        blocks.write_segment(store, segment, [segment])
+    with pytest.raises(OSError, match="Input/output"):
+        store.remove(0)
+    assert store.used_bytes == n_segments * store.shape.segment_bytes
+    store.create(n_segments)
+    assert not (directory / segment_name(0)).exists()
+    assert store.used_bytes == n_segments * store.shape.segment_bytes
 
 
 def test_a_segment_without_its_header_is_not_left_behind(make_faulty: Faulty, directory: Path) -> None:
