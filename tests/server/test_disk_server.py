@@ -293,11 +293,12 @@ def test_damaged_files_cost_no_token(story: Story, damage: str) -> None:
     for segment in inspect_directory(story.directory).segments:
         spoil(story.directory / segment.name, segment.header, rng)
     before = {name: story.count(name) for name in counters}
-    n_written = story.count("write_blocks")
+    n_written, n_paused = story.count("write_blocks"), story.count("plan_paused")
     story.ask_all()
     for name in counters:
         assert story.count(name) > before[name], f"{name} did not count"
     assert story.count("write_blocks") > n_written, "what was lost is not written again"
+    assert story.count("plan_paused") == n_paused, "reading pauses though the disk works"
 
 
 def test_foreign_files_cost_no_token(story: Story) -> None:

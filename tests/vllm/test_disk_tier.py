@@ -165,6 +165,25 @@ def test_a_directory_that_vanishes_costs_no_token(model_shape: str, tmp_path: Pa
     server.stop()
 
 
+def test_files_that_are_gone_do_not_keep_others_from_being_read(model_shape: str, tmp_path: Path) -> None:
+    server = Server(model_shape, ALWAYS, n_blocks=12, n_rows=12, scheduler_class=make_scheduler, disk=tmp_path)
+
+    def ask(agent: int) -> None:
+        server.add(f"{agent}-{random.random()}", [agent % 5, 1, agent // 5, 3] * 7, 4)
+        server.run()
+
+    for agent in range(8):
+        ask(agent)
+    for file in tmp_path.glob("segment-*"):
+        file.unlink()
+    for agent in range(8):
+        ask(agent)
+    counts = server.half.tier.counts
+    assert counts["disk_read_errors"] > 3
+    assert counts["disk_plan_paused"] == 0
+    server.stop()
+
+
 def test_a_disk_that_hardly_moves_stalls_nobody_beyond_the_deadline(model_shape: str, tmp_path: Path) -> None:
     first = Server(model_shape, ALWAYS, n_blocks=12, n_rows=12, disk=tmp_path)
     returning_agent(first, "first")

@@ -213,7 +213,10 @@ class DiskHalf:
         for verdict in done.verdicts:
             if verdict is not None and verdict is not Verdict.GOOD:
                 tier.counts[f"disk_bad_{verdict.name.lower()}"] += 1
-        tier.read_done(done.number, good, done.error is not None, now_s)
+        is_gone = isinstance(done.error, FileNotFoundError)
+        if is_gone:
+            tier.counts["disk_read_errors"] += 1  # no sign of a failing disk: other reads need not pause
+        tier.read_done(done.number, good, done.error is not None and not is_gone, now_s)
 
     def _learn(self, tier: DiskTier, pool: IoPool, now_s: float) -> None:
         if tier.prefetcher.n_reads or self._was_reading:
