@@ -316,6 +316,40 @@ def test_a_request_goes_on_when_the_device_is_free_and_recomputing_is_cheaper() 
     assert machine.counts["disk_gone_cheaper"] == 1
 
 
+def test_one_request_goes_on_to_find_out_what_recomputing_costs() -> None:
+    costs = CostModel()
+    costs.set_read_rate(1e3)  # 8 s for the first prompt
+    machine = Machine(costs=costs)
+    prompts = {name: chain(range(first, first + 8)) for first, name in enumerate("abc")}
+    machine.write_now([block for blocks in prompts.values() for block in blocks])
+    for name, blocks in prompts.items():
+        machine.arrive(name, blocks)
+
+    def waiting() -> list[str]:
+        return [name for name in prompts if machine.tier.is_waiting(name)]
+
+    machine.tier.take_turns(0.0)
+    assert waiting() == ["b", "c"]
+    machine.tier.take_turns(0.5)
+    assert waiting() == ["b", "c"], "the first is still computing"
+    machine.tier.take_turns(1.0)
+    assert waiting() == ["c"], "the first is gone: another tries"
+    costs.observe_step(1600, 0.0, 1.0)
+    machine.tier.take_turns(1.1)
+    assert waiting() == []
+    assert (machine.counts["disk_gone_to_measure"], machine.counts["disk_gone_cheaper"]) == (2, 1)
+
+
+def test_a_request_waits_for_what_comes_soon_though_costs_are_unknown() -> None:
+    costs = CostModel()
+    costs.set_read_rate(1e6)
+    machine = Machine(costs=costs)
+    machine.write_now(PROMPT)
+    machine.arrive("a", PROMPT)
+    machine.tier.take_turns(0.0)
+    assert machine.tier.is_waiting("a")
+
+
 def test_a_request_that_goes_on_is_not_counted_as_read_before_the_next() -> None:
     costs = CostModel()
     early, late = chain(range(32)), chain(range(1000, 1101))

@@ -82,6 +82,11 @@ class CostModel:
         """Return bytes per second that the disk writes, None before it was measured."""
         return 1 / self._writes.s_per_byte if self._writes.is_measured else None
 
+    @property
+    def knows_prefill(self) -> bool:
+        """Whether the prefill speed was measured."""
+        return self._prefill.coefficients() is not None
+
     def prefill_s(self, first_token: int, n_tokens: int) -> float | None:
         """Return the seconds to compute `n_tokens` after `first_token` others, None before it was measured."""
         return self._prefill.seconds(first_token, n_tokens)
@@ -95,8 +100,8 @@ class CostModel:
     def should_wait(self, bytes_ahead: int, n_bytes: int, first_token: int, n_tokens: int) -> bool:
         """Return whether a request whose turn has come should wait for `n_bytes` that are still being read.
 
-        `bytes_ahead` are read before them; `n_tokens` from `first_token` on would be computed instead. True while
-        speeds are unknown: the caller bounds the time.
+        `bytes_ahead` are read before them; `n_tokens` from `first_token` on would be computed instead. True while a
+        speed is unknown: the caller bounds the time.
         """
         computed_s = self._prefill.seconds(first_token, n_tokens)
         if computed_s is None or not self._reads.is_measured:

@@ -10,6 +10,7 @@ carries out the orders and reports their ends. The order for one request:
     admit      its new blocks are in host memory: those with a reason to return are queued for writing
 """
 
+import math
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
@@ -45,6 +46,10 @@ _MOST_RUNS_PER_READ = 8
 time, and a slow disk is not tied down for somebody who has gone on."""
 
 _TURNS_PER_STEP = 16
+
+_SOON_S = 0.5
+_PREFILL_TRIAL_S = 1.0
+"""The next request goes on to measure the prefill when the one before has not within this time: it may be gone."""
 
 _LONGEST_READING_S = 1.0
 """Where reading never ends, something is written this often all the same: else nothing new would ever come to disk."""
@@ -133,6 +138,7 @@ class DiskTier:
         self._turns = Turns(limits.max_wait_s)
         self._looked_s = self._may_write_s = now_s
         self._step_s = 0.0
+        self._tried_prefill_s = -math.inf
         self._to_cancel: list[int] = []
         self._n_read_errors = 0
         self._pause_s = 0.0
@@ -236,13 +242,20 @@ class DiskTier:
     def take_turn(self, request: str, n_bytes_before: int, now_s: float) -> None:
         """The device has room for this request: let it go on unless waiting is cheaper than recomputing.
 
-        `n_bytes_before` are read for others before it.
+        `n_bytes_before` are read for others before it. While nobody knows what computing costs, as after a start, one
+        request that would wait long goes on to find out, and the others wait for it.
         """
         self._turns.come(request, now_s)
         if not self._limits.judges_cost:
             return
         first_token, n_left = self._first_missing_token[request], self.prefetcher.n_left(request)
         n_bytes, n_tokens = n_left * self._limits.row_bytes, n_left * self._limits.block_tokens
+        if not self._costs.knows_prefill:
+            is_soon = (self._costs.landing_s(n_bytes_before, n_bytes) or 0.0) <= _SOON_S
+            if not is_soon and now_s - self._tried_prefill_s >= _PREFILL_TRIAL_S:
+                self._tried_prefill_s = now_s
+                self._go_on(request, "disk_gone_to_measure")
+            return
         if not self._costs.should_wait(n_bytes_before, n_bytes, first_token, n_tokens):
             self._go_on(request, "disk_gone_cheaper")
 

@@ -23,6 +23,7 @@ _COUNTERS = {
     "disk_landed": "Requests whose reads had all ended before they ran",
     "disk_gone_deadline": "Requests that stopped waiting for reads at their deadline",
     "disk_gone_cheaper": "Requests that stopped waiting for reads because recomputing became cheaper",
+    "disk_gone_to_measure": "Requests that stopped waiting for reads to find out what recomputing costs",
     "disk_plan_in_time": "Decisions to read: it lands before the request's turn",
     "disk_plan_cheaper": "Decisions to read: waiting is cheaper than recomputing",
     "disk_plan_partial": "Decisions to read the beginning only",
