@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from elmas.cache.retention import RetentionPolicy
 from elmas.cache.rows import NO_ROW, BlockHash, Rows, as_rows, no_rows
+from elmas.cache.sessions import NO_SESSION
 
 
 @dataclass(frozen=True)
@@ -53,6 +54,7 @@ class TierIndex:
         self._free: list[int] = list(range(n_rows - 1, -1, -1))
         self._n_pins: NDArray[np.int32] = np.zeros(n_rows, dtype=np.int32)
         self._pins: dict[str, Pin] = {}
+        self._writer: NDArray[np.int32] = np.full(n_rows, NO_SESSION, dtype=np.int32)
 
     # Reading
 
@@ -69,9 +71,9 @@ class TierIndex:
         """Return whether one of the blocks is resident or being written."""
         return not (self._resident.keys().isdisjoint(blocks) and self._writing.keys().isdisjoint(blocks))
 
-    def use(self, rows: Rows, now_s: float) -> None:
-        """Tell the policy that a request reads these resident rows (or has them on the device)."""
-        self._policy.use(rows, now_s)
+    def use(self, rows: Rows, now_s: float, session: int = NO_SESSION) -> None:
+        """Tell the policy that a request reads these resident rows, or has their blocks on the device."""
+        self._policy.use(rows, session, now_s)
 
     def blocks_in(self, rows: Rows) -> list[BlockHash]:
         """Return the blocks of rows that are resident or being written."""
@@ -105,9 +107,9 @@ class TierIndex:
 
     # Writing
 
-    def reserve(self, blocks: Sequence[BlockHash], prefix: Sequence[BlockHash]) -> Rows:
-        """Reserve rows to write `blocks` to, evicting what the policy values least; returns one row for each of the
-        first blocks that could be placed. None of the blocks may be held already (ValueError).
+    def reserve(self, blocks: Sequence[BlockHash], prefix: Sequence[BlockHash], session: int = NO_SESSION) -> Rows:
+        """Reserve rows to write `blocks` of a session to, evicting what the policy values least; returns one row for
+        each of the first blocks that could be placed. None of the blocks may be held already (ValueError).
 
         What is resident of `prefix`, the blocks before these, is not evicted for them: without it they could not be
         reached.
@@ -117,7 +119,7 @@ class TierIndex:
             found = self.lookup(prefix)
             keep = found[found >= 0]
             self._n_pins[keep] += 1
-            self._evict(self._policy.victims(n_missing, self._n_pins))
+            self._evict(self._policy.victims(n_missing, self._n_pins, session))
             self._n_pins[keep] -= 1
         n_placed = min(len(blocks), len(self._free))
         placed = blocks[:n_placed]
@@ -132,12 +134,15 @@ class TierIndex:
             raise ValueError("a block is twice in the batch")
         numbers = as_rows(rows)
         self._hash_of[numbers] = placed
+        self._writer[numbers] = session
         return numbers
 
     def commit(self, rows: Rows, now_s: float) -> None:
-        """Make written rows findable."""
-        self._resident.update(zip(self._end_writing(rows), rows.tolist(), strict=True))
-        self._policy.insert(rows, now_s)
+        """Make written rows findable. They were reserved together."""
+        blocks = self._end_writing(rows)
+        self._resident.update(zip(blocks, rows.tolist(), strict=True))
+        if blocks:
+            self._policy.insert(rows, blocks, int(self._writer[rows[0]]), now_s)
 
     def abort(self, rows: Rows) -> None:
         """Give up writing: the rows are free again."""

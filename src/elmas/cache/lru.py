@@ -8,11 +8,12 @@ which they would be given up: waiting requests may pin thousands of batches, whi
 """
 
 from collections import deque
+from collections.abc import Sequence
 
 import numpy as np
 from numpy.typing import NDArray
 
-from elmas.cache.rows import Rows, no_rows
+from elmas.cache.rows import BlockHash, Rows, no_rows
 
 _ABSENT = 0
 _COMPACT_FACTOR = 4
@@ -30,12 +31,13 @@ class Lru:
         self._passed_stamps: NDArray[np.int64] = no_rows()
         self._clock = _ABSENT
 
-    def insert(self, rows: Rows, now_s: float) -> None:
+    def insert(self, rows: Rows, blocks: Sequence[BlockHash], session: int, now_s: float) -> None:
         """Held from now on, as the most recently used."""
-        self.use(rows, now_s)
+        self.use(rows, session, now_s)
 
-    def use(self, rows: Rows, now_s: float) -> None:
-        """Most recently used from now on. The order of calls is the order of use; `now_s` is not needed."""
+    def use(self, rows: Rows, session: int, now_s: float) -> None:
+        """Most recently used from now on. The order of calls is the order of use; who uses them, and when, is not
+        needed."""
         if rows.size == 0:
             return
         self._clock += 1
@@ -49,8 +51,12 @@ class Lru:
         """Forget the rows; their queue entries lose their meaning with the stamp."""
         self._stamp[rows] = _ABSENT
 
-    def victims(self, n_rows: int, n_pins: NDArray[np.int32]) -> Rows:
-        """Return up to `n_rows` unpinned rows, least recently used first, and forget them."""
+    def worth(self, rows: Rows) -> NDArray[np.float64]:
+        """Return how recently each row was used: 1 for the newest use, towards 0 for the oldest."""
+        return np.asarray(self._stamp[rows] / max(1, self._clock))
+
+    def victims(self, n_rows: int, n_pins: NDArray[np.int32], session: int) -> Rows:
+        """Return up to `n_rows` unpinned rows, least recently used first, and forget them. Never refuses a session."""
         chosen = [self._victims_passed(n_rows, n_pins)] if self._passed.size else []
         n_rows -= sum(taken.size for taken in chosen)
         passed: list[tuple[int, Rows]] = []

@@ -1,39 +1,48 @@
 """The interface of retention policies, and the policies by name.
 
-A policy decides which rows of a tier to give up. It sees rows only as small integers (0 .. capacity - 1) in batches: a
-batch is part of one request's prefix, in prefix order, so a policy can give up a tail before the head that others
-share. What a row holds, and whether it may go, is the index's business.
+A policy decides which rows of a tier to give up. It sees rows as small integers (0 .. capacity - 1) in batches: a batch
+is part of one request's prefix, in prefix order, so a policy can give up a tail before the head that others share. It
+is told which session asks, and the blocks that rows are filled with, so that it may remember what it gave up. Whether a
+row may go is the index's business.
 """
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from typing import Protocol
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elmas.cache.lru import Lru
-from elmas.cache.rows import Rows
+from elmas.cache.rows import BlockHash, Rows
+from elmas.cache.sessions import Sessions
 
 
 class RetentionPolicy(Protocol):
-    """Decides what a tier gives up. Each held row is known to the policy from `insert` until `remove` or `victims`."""
+    """Decides what a tier gives up. Each held row is known to the policy from `insert` until `remove` or `victims`.
 
-    def insert(self, rows: Rows, now_s: float) -> None:
-        """Rows were filled with blocks of one prefix and may be given up from now on."""
+    `session` is the slot that `Sessions` gave the asking request, NO_SESSION where it is not known.
+    """
 
-    def use(self, rows: Rows, now_s: float) -> None:
-        """Held rows were read by one request."""
+    def insert(self, rows: Rows, blocks: Sequence[BlockHash], session: int, now_s: float) -> None:
+        """Rows were filled with these blocks of one prefix and may be given up from now on."""
+
+    def use(self, rows: Rows, session: int, now_s: float) -> None:
+        """Held rows, the resident part of a prefix in prefix order, were read by one request."""
 
     def remove(self, rows: Rows) -> None:
         """Held rows were emptied for another reason than `victims`."""
 
-    def victims(self, n_rows: int, n_pins: NDArray[np.int32]) -> Rows:
-        """Return up to `n_rows` held rows to give up, the least valuable first, and forget them.
+    def victims(self, n_rows: int, n_pins: NDArray[np.int32], session: int) -> Rows:
+        """Return up to `n_rows` held rows to give up for blocks of `session`, the least valuable first, and forget
+        them.
 
         `n_pins[row]` is the number of pins on a row: a pinned row is never returned. Fewer rows come back when the
-        others are pinned.
+        others are pinned, or worth more than what is to take their place.
         """
 
+    def worth(self, rows: Rows) -> NDArray[np.float64]:
+        """Return what it is worth to keep each of the held rows, 0 or more, comparable within the tier at one time."""
 
-POLICIES: dict[str, Callable[[int], RetentionPolicy]] = {"lru": Lru}
-"""Policies by the name users give; each is made with the tier's capacity in rows."""
+
+POLICIES: dict[str, Callable[[int, Sessions], RetentionPolicy]] = {"lru": lambda n_rows, _: Lru(n_rows)}
+"""Policies by the name users give; each is made with the tier's capacity in rows and the server's sessions."""

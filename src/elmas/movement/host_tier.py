@@ -20,6 +20,7 @@ from numpy.typing import NDArray
 
 from elmas.cache.index import TierIndex, resident_run
 from elmas.cache.rows import BlockHash, Rows
+from elmas.cache.sessions import NO_SESSION
 from elmas.movement.transfers import Transfer, TransferLedger
 
 LOAD_DEADLINE_S = 30.0
@@ -134,7 +135,9 @@ class HostTier:
             self.index.pin(request, run, now_s + LOAD_DEADLINE_S)
         return int(run.size)
 
-    def accept(self, request: str, n_blocks: int, device_blocks: Sequence[int], now_s: float) -> Acceptance:
+    def accept(
+        self, request: str, n_blocks: int, device_blocks: Sequence[int], now_s: float, session: int = NO_SESSION
+    ) -> Acceptance:
         """The request will run: order the load of the first `n_blocks` offered blocks (0: it runs without a load).
 
         `device_blocks` are all blocks allocated for the request, by position. The whole resident prefix counts as used,
@@ -144,7 +147,7 @@ class HostTier:
         offer = self._offers.pop(request, None)
         if offer is None:
             return Acceptance(0, None)
-        self.index.use(offer.prefix[offer.prefix >= 0], now_s)
+        self.index.use(offer.prefix[offer.prefix >= 0], now_s, session)
         n_resident = int(resident_run(offer.prefix, 0).size)
         if n_blocks == 0:
             self.index.unpin(request)
@@ -172,7 +175,13 @@ class HostTier:
         return True
 
     def store(
-        self, request: str, hashes: Sequence[BlockHash], first: int, last: int, device_blocks: Sequence[int]
+        self,
+        request: str,
+        hashes: Sequence[BlockHash],
+        first: int,
+        last: int,
+        device_blocks: Sequence[int],
+        session: int = NO_SESSION,
     ) -> StoreOrder:
         """Order copies of the completed blocks `first .. last - 1`, held in `device_blocks`, that are not held yet.
 
@@ -188,7 +197,7 @@ class HostTier:
             end += 1
         if not wanted:
             return StoreOrder(end - first, None)
-        rows = self.index.reserve([hashes[i] for i in wanted], hashes[: wanted[0]])
+        rows = self.index.reserve([hashes[i] for i in wanted], hashes[: wanted[0]], session)
         n_dropped = len(wanted) - int(rows.size)
         if n_dropped:
             self.counts["store_blocks_dropped"] += n_dropped

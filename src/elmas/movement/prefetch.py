@@ -16,6 +16,7 @@ from numpy.typing import NDArray
 from elmas.cache.records import RecordRun
 from elmas.cache.rows import BlockHash, Rows
 from elmas.cache.segments import SegmentIndex
+from elmas.cache.sessions import NO_SESSION
 from elmas.movement.host_tier import HostTier
 
 
@@ -42,6 +43,7 @@ class _Wish:
     run_ends: NDArray[np.int64]
     priority: float
     n_drops: int
+    session: int
     cursor: int = 0
     n_reading: int = 0
     reads: set[int] = field(default_factory=set)
@@ -140,11 +142,18 @@ class Prefetcher:
         wish = self._wishes.get(request)
         return 0 if wish is None else wish.n_left
 
-    def start(self, request: str, blocks: Sequence[BlockHash], disk_rows: Rows, priority: float) -> None:
+    def start(
+        self,
+        request: str,
+        blocks: Sequence[BlockHash],
+        disk_rows: Rows,
+        priority: float,
+        session: int = NO_SESSION,
+    ) -> None:
         """The request wants these blocks, in prefix order, which are in these rows of the disk tier now."""
         if not blocks:
             return
-        wish = _Wish(blocks, disk_rows, self._index.run_ends(disk_rows), priority, self._index.n_drops)
+        wish = _Wish(blocks, disk_rows, self._index.run_ends(disk_rows), priority, self._index.n_drops, session)
         self._wishes[request] = wish
         self.n_blocks_left += wish.n_left
         heapq.heappush(self._queue, (priority, next(self._numbers), request))
@@ -292,7 +301,7 @@ class Prefetcher:
                     self._give_up_rest(wish)
                     return None
         # All else of its prefix that is resident is pinned for the request.
-        rows = self._host.index.reserve(blocks, wish.borrowed)
+        rows = self._host.index.reserve(blocks, wish.borrowed, wish.session)
         if rows.size == 0:
             return None
         blocks = blocks[: rows.size]

@@ -13,6 +13,7 @@ from elmas.cache.costs import CostModel
 from elmas.cache.index import TierIndex
 from elmas.cache.retention import POLICIES
 from elmas.cache.rows import BlockHash
+from elmas.cache.sessions import Sessions
 from elmas.cache.waiting_line import WaitingLine
 from elmas.movement.disk_tier import Found
 from elmas.movement.host_tier import HostTier
@@ -67,6 +68,7 @@ class SchedulerHalf:
         self.tier: HostTier | None = None
         self.disk: DiskHalf | None = None
         self.costs = CostModel()
+        self.sessions = Sessions()
         self.is_off = False
         self.block_size = block_size
         self._n_ranks = n_ranks
@@ -92,7 +94,7 @@ class SchedulerHalf:
     def connect(self, handshakes: Mapping[int, Handshake]) -> None:
         """The workers, by rank, have mapped the region: the tier exists from now on."""
         n_rows = handshakes[0].region.n_rows
-        index = TierIndex(n_rows, POLICIES[self._settings.policy](n_rows))
+        index = TierIndex(n_rows, POLICIES[self._settings.policy](n_rows, self.sessions))
         n_device_blocks = self._manager.block_pool.num_gpu_blocks
         self.tier = HostTier(index, self._n_ranks, max(1, int(n_device_blocks * STORE_SHARE)))
         if self._make_disk is not None:
