@@ -1,0 +1,98 @@
+"""When something that was used will be used again, learned from what came back and from what did not.
+
+Time is measured in multiples of the thing's own scale, its usual interval. The chance to come back as a function of
+that age is estimated with censoring (Kaplan and Meier 1958): what still waits counts as not having come back so far.
+From it follows the Gittins index of each age (Gittins 1979; as a retention value: Bhattacharya and Ephremides 1989),
+the largest ratio, over horizons, of the chance to come back within the horizon to the expected time of being kept.
+"""
+
+import numpy as np
+from numpy.typing import NDArray
+
+Ages = NDArray[np.float64]
+
+_EDGES: Ages = np.concatenate(
+    (
+        np.geomspace(1e-4, 0.5, 45, endpoint=False),
+        np.linspace(0.5, 1.5, 100, endpoint=False),  # who comes back regularly does so here
+        np.geomspace(1.5, 1e3, 40),
+    )
+)
+_N_BINS = _EDGES.size + 1
+
+_FORGET = 0.5 ** (1 / 4000)
+"""Each return lowers the weight of all before it by this factor."""
+
+_PRIOR_RETURNS = 1.0
+_PRIOR_SPAN = (0.1, 10.0)
+"""Before anything is known, one return somewhere in this span of ages is believed, evenly in the logarithm, and one
+thing that never comes back."""
+
+
+class Returns:
+    """The chance to come back by age, for one kind of things."""
+
+    def __init__(self) -> None:
+        self._returned: NDArray[np.float64] = np.zeros(_N_BINS)
+        self._given_up: NDArray[np.float64] = np.zeros(_N_BINS)
+        self._weight = 1.0
+        lower, upper = _bounds()
+        low, high = np.log(_PRIOR_SPAN)
+        overlap = np.clip(np.minimum(np.log(upper), high) - np.maximum(np.log(lower), low), 0.0, None)
+        self._prior: NDArray[np.float64] = _PRIOR_RETURNS * overlap / (high - low)
+        self._index: NDArray[np.float64] = np.zeros(_N_BINS)
+        self.refresh(np.empty(0))
+
+    def returned(self, age: float) -> None:
+        """Something came back at this age."""
+        self._weight /= _FORGET
+        self._returned[np.searchsorted(_EDGES, age, side="right")] += self._weight
+        if self._weight > 1e12:
+            self._returned /= self._weight
+            self._given_up /= self._weight
+            self._weight = 1.0
+
+    def gave_up(self, ages: Ages) -> None:
+        """Things that had not come back at these ages are not watched any more."""
+        np.add.at(self._given_up, np.searchsorted(_EDGES, ages, side="right"), self._weight)
+
+    def refresh(self, waiting_ages: Ages) -> None:
+        """Learn from all returns so far and from what waits now, and compute the index anew. O(ages + bins squared)."""
+        returned = self._returned / self._weight
+        waiting = np.bincount(np.searchsorted(_EDGES, waiting_ages, side="right"), minlength=_N_BINS)
+        events = returned + self._prior
+        # At risk in a bin are those that got there. Who left in the bin without a return was at risk for half of it.
+        left = events + waiting + self._given_up / self._weight
+        left[-1] += 1.0
+        at_risk = np.cumsum(left[::-1])[::-1] - 0.5 * (left - events)
+        hazard = np.minimum(events / np.maximum(at_risk, 1e-9), 1.0)
+        self._index = _gittins(hazard)
+
+    def index(self, ages: Ages) -> NDArray[np.float64]:
+        """Return the Gittins index at each age, per unit of the thing's scale."""
+        return np.interp(ages, _MIDDLES, self._index)
+
+
+def _bounds() -> tuple[Ages, Ages]:
+    """The bounds of the bins in the estimate: the last one is given an end."""
+    return np.concatenate(([_EDGES[0] / 10], _EDGES)), np.concatenate((_EDGES, [10 * _EDGES[-1]]))
+
+
+_LOWER, _UPPER = _bounds()
+_MIDDLES: Ages = np.concatenate(([0.0], (_LOWER[1:] + _UPPER[1:]) / 2))
+_WIDTHS: Ages = np.concatenate(([_EDGES[0]], (_UPPER - _LOWER)[1:]))
+
+
+def _gittins(hazard: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the index at the beginning of each bin for these chances to return in it.
+
+    For a start i and a horizon j, chance(i, j) / time(i, j), both conditional on getting to i.
+    """
+    survival = np.concatenate(([1.0], np.cumprod(1.0 - hazard)))
+    chance_until = 1.0 - survival  # by the end of bin j - 1
+    mean_survival = (survival[:-1] + survival[1:]) / 2
+    time_until = np.concatenate(([0.0], np.cumsum(mean_survival * _WIDTHS)))
+    chance = chance_until[None, 1:] - chance_until[:-1, None]
+    time = time_until[None, 1:] - time_until[:-1, None]
+    ratio = np.where(np.triu(np.ones_like(time, dtype=bool)) & (time > 0), chance / np.where(time > 0, time, 1.0), 0.0)
+    return np.asarray(ratio.max(axis=1))
