@@ -13,6 +13,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmas.cache.lru import Lru
+from elmas.cache.next_use import NextUse
 from elmas.cache.rows import BlockHash, Rows
 from elmas.cache.sessions import Sessions
 
@@ -44,5 +45,5 @@ class RetentionPolicy(Protocol):
         """Return what it is worth to keep each of the held rows, 0 or more, comparable within the tier at one time."""
 
 
-POLICIES: dict[str, Callable[[int, Sessions], RetentionPolicy]] = {"lru": lambda n_rows, _: Lru(n_rows)}
+POLICIES: dict[str, Callable[[int, Sessions], RetentionPolicy]] = {"lru": lambda n_rows, _: Lru(n_rows), "next-use": NextUse}
 """Policies by the name users give; each is made with the tier's capacity in rows and the server's sessions."""

@@ -7,7 +7,7 @@ expect of it (`Returns`). Bounded: the session that was heard of longest ago mak
 """
 
 from collections.abc import Sequence
-from itertools import count
+from itertools import count, repeat
 
 import numpy as np
 from numpy.typing import NDArray
@@ -66,7 +66,7 @@ class Intervals:
         self._n_all += 1
         self._log_all += max(_POPULATION_SMOOTHING, 1 / self._n_all) * (log_gap - self._log_all)
         self.last_s[place] = now_s
-        return age
+        return float(age)
 
 
 class Sessions:
@@ -111,6 +111,10 @@ class Sessions:
         names = [key for key in self._keys_of[slot] if isinstance(key, str)]
         self._set_keys(slot, (*names, *tails))
 
+    def last_s(self, slot: int) -> float:
+        """Return when a request of the session last arrived or ended."""
+        return float(self._intervals.last_s[slot])
+
     def refresh(self) -> None:
         """Learn what those that wait tell. O(sessions)."""
         slots = np.fromiter(self._by_age, dtype=np.int64, count=len(self._by_age))
@@ -131,8 +135,8 @@ class Sessions:
     def _find(self, hashes: Sequence[BlockHash], session_id: str | None) -> int:
         if session_id is not None:
             return self._slot_of.get(session_id, NO_SESSION)
-        found = filter(lambda slot: slot is not None, map(self._slot_of.get, reversed(hashes)))
-        return next(found, NO_SESSION)  # type: ignore[arg-type]
+        found = map(self._slot_of.get, reversed(hashes), repeat(NO_SESSION))
+        return next((slot for slot in found if slot != NO_SESSION), NO_SESSION)
 
     def _begin(self, session_id: str | None, hashes: Sequence[BlockHash], now_s: float) -> int:
         if not self._free:
