@@ -1,15 +1,16 @@
 """Keep what will be asked for soonest, by what is known of sessions and learned of shared prefixes.
 
-The rows of a tier are kept in *units*: what only one session has used, or a stretch of a prefix that several have. A
-session's unit is worth what `Sessions` says; a shared one has intervals of its own, and is worth no less than what goes
-on from it, which could not be reached without it. The unit of least worth goes first, from its tail. New blocks that are
-worth less than what would have to go for them are refused.
+The rows of a tier are kept in *units*: what only one session has used, or a stretch of a prefix that several have.
+A session's unit is worth what `Sessions` says; a shared one has intervals of its own, and is worth no less than what
+goes on from it, which could not be reached without it. The unit of least worth goes first, from its tail. New blocks
+that are worth less than what would have to go for them are refused.
 
 Worth changes with time, so it is computed anew for all units now and then, and the least are given up in that order: a
 pass over n units serves n / 16 arrivals or so, which is some nanoseconds per unit and decision.
 """
 
 from collections.abc import Sequence
+from itertools import pairwise
 
 import numpy as np
 from numpy.typing import NDArray
@@ -72,7 +73,7 @@ class NextUse:
         cuts = [0, *(np.flatnonzero(np.diff(units)) + 1).tolist(), rows.size]
         own = self._own_unit(session)
         parent = _NO_UNIT
-        for first, last in zip(cuts, cuts[1:], strict=False):
+        for first, last in pairwise(cuts):
             unit = int(units[first])
             if unit != own:
                 unit = self._use_shared(unit, rows[first:last], now_s)
@@ -184,7 +185,7 @@ class NextUse:
 
     def _live_rows(self, unit: int) -> Rows:
         batches = self._batches[unit]
-        rows = batches[0] if len(batches) == 1 else np.concatenate(batches)
+        rows: Rows = batches[0] if len(batches) == 1 else np.concatenate(batches)
         rows = rows[self._unit_of[rows] == unit]
         if rows.size > self._n_rows[unit]:
             # Some have left and come back: their last place counts.

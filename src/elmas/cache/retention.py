@@ -45,5 +45,8 @@ class RetentionPolicy(Protocol):
         """Return what it is worth to keep each of the held rows, 0 or more, comparable within the tier at one time."""
 
 
-POLICIES: dict[str, Callable[[int, Sessions], RetentionPolicy]] = {"lru": lambda n_rows, _: Lru(n_rows), "next-use": NextUse}
+POLICIES: dict[str, Callable[[int, Sessions], RetentionPolicy]] = {
+    "lru": lambda n_rows, _: Lru(n_rows),
+    "next-use": NextUse,
+}
 """Policies by the name users give; each is made with the tier's capacity in rows and the server's sessions."""
