@@ -12,9 +12,11 @@ from typing import Protocol
 import numpy as np
 from numpy.typing import NDArray
 
+from elmas.cache.arc import Arc
 from elmas.cache.lru import Lru
 from elmas.cache.next_use import NextUse
 from elmas.cache.rows import BlockHash, Rows
+from elmas.cache.s3fifo import S3Fifo
 from elmas.cache.sessions import Sessions
 
 
@@ -47,6 +49,8 @@ class RetentionPolicy(Protocol):
 
 POLICIES: dict[str, Callable[[int, Sessions], RetentionPolicy]] = {
     "lru": lambda n_rows, _: Lru(n_rows),
+    "arc": lambda n_rows, _: Arc(n_rows),
+    "s3fifo": lambda n_rows, _: S3Fifo(n_rows),
     "next-use": NextUse,
 }
 """Policies by the name users give; each is made with the tier's capacity in rows and the server's sessions."""
