@@ -12,11 +12,12 @@ ALLOWED = {
     "scheduling": {"cache"},
     "tiers": {"cache"},
     "models": set(),
+    "sim": {"cache", "models", "movement", "scheduling", "tiers"},
     "vllm": {"cache", "movement", "scheduling", "tiers"},
     "serve": {"cache", "tiers"},
     "agents": set(),
     "bench": {"agents", "serve", "models", "cache", "movement", "tiers", "vllm"},
-    "cli": {"agents", "bench", "serve", "models", "tiers"},
+    "cli": {"agents", "bench", "serve", "models", "sim", "tiers"},
 }
 BASE = {"errors", "units", "settings", "preflight", "__init__"}
 PURE = {"cache", "movement", "scheduling"}

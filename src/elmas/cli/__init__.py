@@ -11,6 +11,7 @@ from elmas.cli.bench import bench
 from elmas.cli.disk import disk
 from elmas.cli.model import model
 from elmas.cli.serve import serve
+from elmas.cli.simulate import simulate
 from elmas.errors import UserError
 
 app = typer.Typer(
@@ -24,6 +25,7 @@ app.command(name="serve", context_settings={"allow_extra_args": True, "ignore_un
 app.command(name="model", no_args_is_help=True)(model)
 app.add_typer(bench, name="bench")
 app.add_typer(disk, name="disk")
+app.add_typer(simulate, name="simulate")
 
 
 def main() -> None:

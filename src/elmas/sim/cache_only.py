@@ -1,0 +1,138 @@
+"""Replay of the accesses of a trace, in order, against one tier: no time passes, nothing is computed or copied.
+
+The tier is the server's own index with its retention policy, and sessions are told apart as in the server.
+"""
+
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from typing import Any, cast
+
+import numpy as np
+from numpy.typing import NDArray
+
+from elmas.cache.index import TierIndex, resident_run
+from elmas.cache.retention import POLICIES
+from elmas.cache.rows import BlockHash
+from elmas.cache.sessions import Sessions
+from elmas.errors import UserError
+from elmas.sim.optimal import Future
+from elmas.sim.packed import PackedTrace
+from elmas.sim.traces import TraceHints
+
+
+@dataclass(frozen=True)
+class ReplayResult:
+    """What a replay hit, and what could have been hit; tokens of prompts."""
+
+    policy: str
+    host_blocks: int
+    n_requests: int
+    n_sessions: int
+    prompt_tokens: int
+    host_hit_tokens: int
+    optimal_hit_tokens: int
+    infinite_hit_tokens: int
+    working_set_blocks: int
+    evicted_blocks: int
+    seconds: float
+
+    def to_json(self) -> dict[str, Any]:
+        """Return the result as `elmas simulate --json` prints it."""
+        return {
+            "policy": self.policy,
+            "host_blocks": self.host_blocks,
+            "n_requests": self.n_requests,
+            "n_sessions": self.n_sessions,
+            "prompt_tokens": self.prompt_tokens,
+            "hit_tokens": {"total": self.host_hit_tokens, "host": self.host_hit_tokens},
+            "optimal_hit_tokens": self.optimal_hit_tokens,
+            "infinite_hit_tokens": self.infinite_hit_tokens,
+            "working_set_blocks": self.working_set_blocks,
+            "evicted_blocks": self.evicted_blocks,
+            "seconds": round(self.seconds, 3),
+        }
+
+
+def parse_host_blocks(text: str, working_set_blocks: int) -> int:
+    """Return the number of blocks that `text` stands for: a number, or a share of the working set such as "0.25w".
+
+    UserError for anything else, or less than one block.
+    """
+    try:
+        n_blocks = int(float(text[:-1]) * working_set_blocks) if text.endswith("w") else int(text)
+    except (ValueError, OverflowError):
+        n_blocks = 0
+    if n_blocks < 1:
+        raise UserError(f"--host-blocks is {text!r}: give 1 block or more, or a share of the working set such as 0.25w")
+    return n_blocks
+
+
+def replay_cache_only(
+    trace: PackedTrace, future: Future, policy: str, host_blocks: int, hints: Sequence[TraceHints | None]
+) -> ReplayResult:
+    """Replay a trace against a tier of `host_blocks` blocks. UserError for an unknown policy or a tier without room."""
+    if policy not in POLICIES:
+        raise UserError(f"--policy is {policy!r}: choose one of {', '.join(POLICIES)}")
+    if host_blocks < 1:
+        raise UserError(f"--host-blocks is {host_blocks}: a tier needs at least one block")
+    start = time.perf_counter()
+    hit_blocks, evicted_blocks = _replay(trace, policy, host_blocks, hints)
+    return ReplayResult(
+        policy=policy,
+        host_blocks=host_blocks,
+        n_requests=trace.n_requests,
+        n_sessions=trace.n_sessions,
+        prompt_tokens=trace.prompt_tokens,
+        host_hit_tokens=trace.hit_tokens(hit_blocks),
+        optimal_hit_tokens=trace.hit_tokens(future.optimal_hit_blocks(host_blocks)),
+        infinite_hit_tokens=trace.hit_tokens(future.infinite_hit_blocks()),
+        working_set_blocks=future.peak_live_blocks,
+        evicted_blocks=evicted_blocks,
+        seconds=time.perf_counter() - start,
+    )
+
+
+def _replay(
+    trace: PackedTrace, policy: str, host_blocks: int, hints: Sequence[TraceHints | None]
+) -> tuple[NDArray[np.int64], int]:
+    """Return the blocks that each request hits, and the number of evictions."""
+    sessions = Sessions()
+    index = TierIndex(host_blocks, POLICIES[policy](host_blocks, sessions))
+    hit_blocks = np.zeros(trace.n_requests, dtype=np.int64)
+    starts, n_prompts = trace.starts.tolist(), trace.n_prompt.tolist()
+    arrivals_s, numbers = trace.arrival_s.tolist(), trace.session.tolist()
+    for request, n_prompt in enumerate(n_prompts):
+        now_s = arrivals_s[request]
+        name = trace.session_names[numbers[request]] if numbers[request] >= 0 else None
+        # The index asks of its keys only that they can be hashed: a trace's numbers do for vLLM's hashes.
+        blocks = cast(list[BlockHash], trace.blocks[starts[request] : starts[request + 1]].tolist())
+        prompt = blocks[:n_prompt]
+        session = sessions.arrive(prompt, now_s, session_id=name)
+        rows = index.lookup(blocks)
+        prompt_rows = rows[:n_prompt]
+        hit_blocks[request] = resident_run(prompt_rows, 0).size
+        index.use(prompt_rows[prompt_rows >= 0], now_s, session)
+        if _insert(index, blocks, rows, 0, n_prompt, session, now_s):
+            _insert(index, blocks, rows, n_prompt, len(blocks), session, now_s)
+        sessions.end(session, n_prompt, blocks, now_s)
+    return hit_blocks, index.n_evicted
+
+
+def _insert(
+    index: TierIndex,
+    blocks: list[BlockHash],
+    rows: NDArray[np.int64],
+    first: int,
+    last: int,
+    session: int,
+    now_s: float,
+) -> bool:
+    """Store those of the blocks `first .. last - 1` that are not held; returns whether all found a row."""
+    missing = (np.flatnonzero(rows[first:last] < 0) + first).tolist()
+    if not missing:
+        return True
+    reserved = index.reserve([blocks[i] for i in missing], blocks[: missing[0]], session)
+    if reserved.size:
+        index.commit(reserved, now_s)
+    return int(reserved.size) == len(missing)
