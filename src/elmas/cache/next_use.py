@@ -15,9 +15,10 @@ from itertools import pairwise
 import numpy as np
 from numpy.typing import NDArray
 
+from elmas.cache.intervals import Intervals
 from elmas.cache.returns import Returns
 from elmas.cache.rows import BlockHash, Rows, no_rows
-from elmas.cache.sessions import NO_SESSION, Intervals, Sessions
+from elmas.cache.sessions import NO_SESSION, Sessions
 
 _NO_UNIT = -1
 _MOST_LEVELS = 8

@@ -1,9 +1,9 @@
-"""Which session a request belongs to, and when that session will be back.
+"""Which session a request belongs to, and what it is worth to keep its blocks.
 
 A session is a conversation that grows: a request that goes on where an earlier one, or its answer, ended belongs to the
-same session, unless the client names its session. Each keeps its usual interval between requests, smoothed in the
-logarithm and drawn towards everybody's while it has few; how long it has waited in multiples of that tells what to
-expect of it (`Returns`). Bounded: the session that was heard of longest ago makes room for a new one.
+same session, unless the client names its session. What is expected of it comes from its own intervals
+(`Intervals`, `Returns`), and from the client's hints as far as these are believed. Bounded: the session that was heard
+of longest ago makes room for a new one.
 """
 
 from collections.abc import Sequence
@@ -12,6 +12,8 @@ from itertools import count, repeat
 import numpy as np
 from numpy.typing import NDArray
 
+from elmas.cache.hints import NO_HINTS, Hints, Trust
+from elmas.cache.intervals import Intervals
 from elmas.cache.returns import Returns
 from elmas.cache.rows import BlockHash
 
@@ -19,54 +21,12 @@ NO_SESSION = -1
 """Stands where a request's session is not known."""
 
 _N_SLOTS = 1 << 17
-_SMOOTHING = 0.4
-"""The weight of the newest interval, once there are enough."""
-_PRIOR_WEIGHT = 1.0
-"""Everybody's interval counts as much as so many of the session's own."""
-_LEAST_GAP_S = 1e-3
-_POPULATION_SMOOTHING = 1 / 256
-
-
-class Intervals:
-    """The usual interval of each of many things: the mean logarithm, drawn towards that of all."""
-
-    def __init__(self, n: int) -> None:
-        self.last_s: NDArray[np.float64] = np.zeros(n)
-        self._n_gaps: NDArray[np.int32] = np.zeros(n, dtype=np.int32)
-        self._log_gap: NDArray[np.float64] = np.zeros(n)
-        self._n_all = 0
-        self._log_all = 0.0
-
-    def begin(self, place: int, now_s: float) -> None:
-        """A new thing, used now for the first time."""
-        self.last_s[place], self._n_gaps[place], self._log_gap[place] = now_s, 0, 0.0
-
-    def copy(self, source: int, target: int) -> None:
-        """`target` is a new thing with the history of `source`."""
-        for values in (self.last_s, self._n_gaps, self._log_gap):
-            values[target] = values[source]
-
-    def scale_s(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return the usual intervals, in seconds."""
-        n = self._n_gaps[places]
-        weight = np.minimum(n, 1 / _SMOOTHING)
-        return np.asarray(
-            np.exp((weight * self._log_gap[places] + _PRIOR_WEIGHT * self._log_all) / (weight + _PRIOR_WEIGHT))
-        )
-
-    def back(self, place: int, now_s: float) -> float:
-        """A thing is used again; returns its age then, in multiples of its interval as it was known before."""
-        gap_s = max(_LEAST_GAP_S, now_s - self.last_s[place])
-        age = gap_s / float(self.scale_s(np.array([place]))[0])
-        log_gap = float(np.log(gap_s))
-        n = int(self._n_gaps[place])
-        share = max(_SMOOTHING, 1 / (n + 1))
-        self._log_gap[place] += share * (log_gap - self._log_gap[place])
-        self._n_gaps[place] = n + 1
-        self._n_all += 1
-        self._log_all += max(_POPULATION_SMOOTHING, 1 / self._n_all) * (log_gap - self._log_all)
-        self.last_s[place] = now_s
-        return float(age)
+_OVERDUE_SHARE = 0.5
+_OVERDUE_S = 1.0
+"""A hint holds for this share of its span, and this long at least, after its time; then the session's habits count."""
+_SOONEST_S = 1e-3
+_AGE_OF_END = 4.0
+"""A session that stays away for so many of its intervals had ended."""
 
 
 class Sessions:
@@ -78,26 +38,50 @@ class Sessions:
         self.n_arrivals = 0
         self.generation: NDArray[np.int64] = np.full(n_slots, NO_SESSION, dtype=np.int64)
         """Changes when a slot is given to another session."""
+        self.tenant_of: NDArray[np.int32] = np.zeros(n_slots, dtype=np.int32)
         self._generations = count()
+        self._trust = Trust()
         self._intervals = Intervals(n_slots)
         self._is_first: NDArray[np.bool_] = np.ones(n_slots, dtype=np.bool_)
-        self._slot_of: dict[BlockHash | str, int] = {}
-        self._keys_of: list[tuple[BlockHash | str, ...]] = [()] * n_slots
+        self._predicted_s: NDArray[np.float64] = np.full(n_slots, np.nan)
+        self._ttl_s: NDArray[np.float64] = np.full(n_slots, np.inf)
+        self._priority: NDArray[np.float64] = np.ones(n_slots)
+        self._is_done: NDArray[np.bool_] = np.zeros(n_slots, dtype=np.bool_)
+        self._is_judged: NDArray[np.bool_] = np.zeros(n_slots, dtype=np.bool_)
+        self._slot_of: dict[BlockHash | tuple[int, str], int] = {}
+        self._keys_of: list[tuple[BlockHash | tuple[int, str], ...]] = [()] * n_slots
         self._by_age: dict[int, None] = {}
         self._free = list(range(n_slots - 1, -1, -1))
         self._first, self._later = Returns(), Returns()
 
-    def arrive(self, hashes: Sequence[BlockHash], now_s: float, session_id: str | None = None) -> int:
-        """A request with these complete blocks has arrived; returns the slot of its session, a new one if need be."""
+    # What happens
+
+    def arrive(
+        self,
+        hashes: Sequence[BlockHash],
+        now_s: float,
+        session_id: str | None = None,
+        salt: str | None = None,
+        hints: Hints = NO_HINTS,
+    ) -> int:
+        """A request with these complete blocks has arrived; returns the slot of its session, a new one if need be.
+
+        Session ids of different salts are different sessions. `hints` say what comes after the request's end.
+        """
         self.now_s = now_s
         self.n_arrivals += 1
-        slot = self._find(hashes, session_id)
+        tenant = self._trust.tenant(salt)
+        slot = self._find(hashes, session_id, tenant)
         if slot == NO_SESSION:
-            return self._begin(session_id, hashes, now_s)
-        age = self._intervals.back(slot, now_s)
-        (self._first if self._is_first[slot] else self._later).returned(age)
-        self._is_first[slot] = False
-        self._touch(slot)
+            slot = self._begin(session_id, tenant, hashes, now_s)
+        else:
+            self._judge_return(slot, now_s)
+            age = self._intervals.back(slot, now_s)
+            (self._first if self._is_first[slot] else self._later).returned(age)
+            self._is_first[slot] = False
+            self._touch(slot)
+        if hints is not NO_HINTS:
+            self.hint(slot, hints, now_s)
         return slot
 
     def end(self, slot: int, n_prompt_blocks: int, hashes: Sequence[BlockHash], now_s: float) -> None:
@@ -108,8 +92,27 @@ class Sessions:
         self._intervals.last_s[slot] = now_s
         self._touch(slot)
         tails = {*hashes[max(0, n_prompt_blocks - 1) : n_prompt_blocks], *hashes[-1:]}
-        names = [key for key in self._keys_of[slot] if isinstance(key, str)]
+        names = [key for key in self._keys_of[slot] if isinstance(key, tuple)]
         self._set_keys(slot, (*names, *tails))
+
+    def find(self, session_id: str, salt: str | None = None) -> int:
+        """Return the slot of a named session, NO_SESSION when it is not known."""
+        return self._slot_of.get((self._trust.tenant(salt), session_id), NO_SESSION)
+
+    def hint(self, slot: int, hints: Hints, now_s: float) -> None:
+        """The client says what is to come, counted from when it was last heard of, which is now."""
+        self.now_s = self._intervals.last_s[slot] = now_s
+        self._is_judged[slot] = False
+        self._is_done[slot] = hints.is_done
+        self._priority[slot] = hints.priority
+        self._ttl_s[slot] = np.inf if hints.ttl_s is None else hints.ttl_s
+        self._predicted_s[slot] = np.nan
+        if hints.next_use_s is not None:
+            self._predicted_s[slot] = hints.next_use_s
+        elif hints.next_use_steps is not None:
+            self._predicted_s[slot] = hints.next_use_steps * self._intervals.scale_s(np.array([slot]))[0]
+
+    # What is expected
 
     def last_s(self, slot: int) -> float:
         """Return when a request of the session last arrived or ended."""
@@ -122,43 +125,94 @@ class Sessions:
         is_first = self._is_first[slots]
         self._first.refresh(ages[is_first])
         self._later.refresh(ages[~is_first])
+        self._judge_absent(slots, ages)
+
+    def learned_values(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return the chance per second that each session comes back, by habit."""
+        ages = self._ages(slots)
+        index = np.where(self._is_first[slots], self._first.index(ages), self._later.index(ages))
+        return index / self._intervals.scale_s(slots)
 
     def values(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return what it is worth now to keep a block of each session: the chance to be asked for it, per second."""
-        index = np.where(self._is_first[slots], self._first.index(ages := self._ages(slots)), self._later.index(ages))
-        return index / self._intervals.scale_s(slots)
+        """Return what it is worth now to keep a block of each session: the chance to be asked for it, per second, by
+        habit and by hints that are believed."""
+        values = self.learned_values(slots)
+        tenants = self.tenant_of[slots]
+        predicted_s = self._predicted_s[slots]
+        waited_s = self.now_s - self._intervals.last_s[slots]
+        left_s = predicted_s - waited_s
+        grace_s = np.maximum(_OVERDUE_S, _OVERDUE_SHARE * predicted_s)
+        holds = (left_s > -grace_s) & self._trust.believes_uses(tenants)  # a comparison with NaN is false
+        values = np.where(holds, 1 / np.maximum(np.abs(left_s), _SOONEST_S), values) * self._priority[slots]
+        is_over = (self._is_done[slots] & self._trust.believes_ends(tenants)) | (waited_s > self._ttl_s[slots])
+        return np.where(is_over, 0.0, values)
+
+    def is_hinted(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
+        """Return for each session whether hints could raise its worth."""
+        return ~np.isnan(self._predicted_s[slots]) | (self._priority[slots] > 1.0)
+
+    # Within
 
     def _ages(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
         waited_s = np.maximum(0.0, self.now_s - self._intervals.last_s[slots])
         return np.asarray(waited_s / self._intervals.scale_s(slots))
 
-    def _find(self, hashes: Sequence[BlockHash], session_id: str | None) -> int:
+    def _judge_return(self, slot: int, now_s: float) -> None:
+        """The session is back: whatever its hints said holds no longer."""
+        tenant = int(self.tenant_of[slot])
+        if not self._is_judged[slot]:
+            if self._is_done[slot]:
+                self._trust.ended(tenant, is_true=False)
+            elif not np.isnan(self._predicted_s[slot]):
+                self._trust.returned(tenant, float(self._predicted_s[slot]), now_s - self.last_s(slot))
+        self._is_done[slot] = False
+        self._predicted_s[slot] = np.nan
+        self._ttl_s[slot] = np.inf
+
+    def _judge_absent(self, slots: NDArray[np.int64], ages: NDArray[np.float64]) -> None:
+        """What was predicted and has not come true long after, and what was said to have ended and has."""
+        waited_s = self.now_s - self._intervals.last_s[slots]
+        predicted_s = self._predicted_s[slots]
+        is_new = ~self._is_judged[slots]
+        has_ended = is_new & self._is_done[slots] & (ages > _AGE_OF_END)
+        is_missed = is_new & ~self._is_done[slots] & (waited_s > 2 * predicted_s + _OVERDUE_S)
+        for slot in slots[has_ended].tolist():
+            self._trust.ended(int(self.tenant_of[slot]), is_true=True)
+        for slot in slots[is_missed].tolist():
+            self._trust.returned(int(self.tenant_of[slot]), float(self._predicted_s[slot]), np.inf)
+        self._is_judged[slots[has_ended | is_missed]] = True
+
+    def _find(self, hashes: Sequence[BlockHash], session_id: str | None, tenant: int) -> int:
         if session_id is not None:
-            return self._slot_of.get(session_id, NO_SESSION)
+            return self._slot_of.get((tenant, session_id), NO_SESSION)
         found = map(self._slot_of.get, reversed(hashes), repeat(NO_SESSION))
         return next((slot for slot in found if slot != NO_SESSION), NO_SESSION)
 
-    def _begin(self, session_id: str | None, hashes: Sequence[BlockHash], now_s: float) -> int:
+    def _begin(self, session_id: str | None, tenant: int, hashes: Sequence[BlockHash], now_s: float) -> int:
         if not self._free:
-            oldest = next(iter(self._by_age))
-            ages = self._ages(np.array([oldest]))
-            (self._first if self._is_first[oldest] else self._later).gave_up(ages)
-            self._set_keys(oldest, ())
-            del self._by_age[oldest]
-            self._free.append(oldest)
+            self._give_up(next(iter(self._by_age)))
         slot = self._free.pop()
         self.generation[slot] = next(self._generations)
+        self.tenant_of[slot] = tenant
         self._intervals.begin(slot, now_s)
         self._is_first[slot] = True
+        self._is_done[slot], self._priority[slot] = False, 1.0
+        self._predicted_s[slot], self._ttl_s[slot] = np.nan, np.inf
         self._touch(slot)
-        self._set_keys(slot, (session_id,) if session_id is not None else tuple(hashes[-1:]))
+        self._set_keys(slot, ((tenant, session_id),) if session_id is not None else tuple(hashes[-1:]))
         return slot
+
+    def _give_up(self, slot: int) -> None:
+        (self._first if self._is_first[slot] else self._later).gave_up(self._ages(np.array([slot])))
+        self._set_keys(slot, ())
+        del self._by_age[slot]
+        self._free.append(slot)
 
     def _touch(self, slot: int) -> None:
         self._by_age.pop(slot, None)
         self._by_age[slot] = None
 
-    def _set_keys(self, slot: int, keys: tuple[BlockHash | str, ...]) -> None:
+    def _set_keys(self, slot: int, keys: tuple[BlockHash | tuple[int, str], ...]) -> None:
         for key in self._keys_of[slot]:
             if self._slot_of.get(key) == slot:
                 del self._slot_of[key]

@@ -1,0 +1,142 @@
+"""What a client may say about a session's future, and how far it is believed.
+
+Hints are advice: what cannot be understood is dropped and counted, and a tenant whose hints turn out wrong is not
+believed until they turn out right again.
+"""
+
+import math
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
+
+import numpy as np
+from numpy.typing import NDArray
+
+_LEAST_PRIORITY, _MOST_PRIORITY = 0.1, 10.0
+_LONGEST_S = 30 * 86400.0
+_MOST_STEPS = 1_000_000
+_LONGEST_ID = 256
+
+_TOLERANCE = 1.3
+"""A return is as predicted within this factor, or within `_SLACK_S`."""
+_SLACK_S = 0.25
+_TRUST_MEMORY = 0.05
+_TRUSTED_USES, _TRUSTED_ENDS = 0.6, 0.8
+_MOST_TENANTS = 4096
+
+
+@dataclass(frozen=True)
+class Hints:
+    """What a request says about its session. All optional.
+
+    `next_use_s` are the seconds from the end of this request to the session's next one, `next_use_steps` the same in
+    requests of the session's usual interval; `ttl_s` are the seconds after which nothing of it is needed; `priority`
+    multiplies its worth (1: as others); `is_done` means that it will not come back; `prefetch` that it is about to.
+    `is_signal` means that the request only carries these hints and is not part of the session itself.
+    """
+
+    session: str | None = None
+    next_use_s: float | None = None
+    next_use_steps: int | None = None
+    ttl_s: float | None = None
+    priority: float = 1.0
+    is_done: bool = False
+    prefetch: bool = False
+    is_signal: bool = False
+
+
+NO_HINTS = Hints()
+
+
+def parse_hints(values: object) -> tuple[Hints, int]:
+    """Return the hints in loose values (session, next_use_s, next_use_steps, ttl_s, priority, done, prefetch, signal),
+    and how many of them are of no use: unknown keys, wrong types, numbers out of range."""
+    if not isinstance(values, Mapping):
+        return NO_HINTS, 0 if values is None else 1
+    good: dict[str, Any] = {}
+    n_bad = 0
+    for key, value in values.items():
+        name, is_good = _CHECKS.get(key, ("", _never)) if isinstance(key, str) else ("", _never)
+        if is_good(value):
+            good[name] = value
+        else:
+            n_bad += 1
+    if "priority" in good:
+        good["priority"] = min(_MOST_PRIORITY, max(_LEAST_PRIORITY, good["priority"]))
+    return Hints(**good), n_bad
+
+
+def _never(value: object) -> bool:
+    return False
+
+
+def _is_span(value: object) -> bool:
+    return _is_number(value) and 0 <= float(value) <= _LONGEST_S  # type: ignore[arg-type]
+
+
+def _is_number(value: object) -> bool:
+    return isinstance(value, int | float) and not isinstance(value, bool) and math.isfinite(value)
+
+
+def _is_steps(value: object) -> bool:
+    return isinstance(value, int) and not isinstance(value, bool) and 0 <= value <= _MOST_STEPS
+
+
+def _is_name(value: object) -> bool:
+    return isinstance(value, str) and 0 < len(value) <= _LONGEST_ID
+
+
+def _is_flag(value: object) -> bool:
+    return isinstance(value, bool)
+
+
+_CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
+    "session": ("session", _is_name),
+    "next_use_s": ("next_use_s", _is_span),
+    "next_use_steps": ("next_use_steps", _is_steps),
+    "ttl_s": ("ttl_s", _is_span),
+    "priority": ("priority", _is_number),
+    "done": ("is_done", _is_flag),
+    "prefetch": ("prefetch", _is_flag),
+    "signal": ("is_signal", _is_flag),
+}
+
+
+class Trust:
+    """How often the hints of each tenant came true lately: predictions of the next use, and ends.
+
+    Tenants get numbers; those beyond the first 4095 share one.
+    """
+
+    def __init__(self) -> None:
+        self._number_of: dict[str, int] = {}
+        self._uses: NDArray[np.float64] = np.ones(_MOST_TENANTS)
+        self._ends: NDArray[np.float64] = np.ones(_MOST_TENANTS)
+
+    def tenant(self, salt: str | None) -> int:
+        """Return the number of the tenant with this cache salt."""
+        if salt is None:
+            return 0
+        number = self._number_of.get(salt)
+        if number is None:
+            number = min(len(self._number_of) + 1, _MOST_TENANTS - 1)
+            if number < _MOST_TENANTS - 1:
+                self._number_of[salt] = number
+        return number
+
+    def returned(self, tenant: int, predicted_s: float, actual_s: float) -> None:
+        """A session came back after `actual_s`; inf: long after the predicted time it still had not."""
+        is_near = abs(actual_s - predicted_s) <= max(_SLACK_S, (_TOLERANCE - 1) * predicted_s)
+        self._uses[tenant] += _TRUST_MEMORY * (is_near - self._uses[tenant])
+
+    def ended(self, tenant: int, is_true: bool) -> None:
+        """A session that was said to have ended stayed away for long, or came back."""
+        self._ends[tenant] += _TRUST_MEMORY * (is_true - self._ends[tenant])
+
+    def believes_uses(self, tenants: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return for each tenant whether its predictions are believed."""
+        return np.asarray(self._uses[tenants] >= _TRUSTED_USES)
+
+    def believes_ends(self, tenants: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return for each tenant whether the ends it announces are believed."""
+        return np.asarray(self._ends[tenants] >= _TRUSTED_ENDS)
