@@ -5,19 +5,19 @@ slot, where a place is one of the positions that fit the capacity and holds at m
 segment is open for writing. Pure: files are somebody else's business.
 """
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elmas.cache.block_table import BlockTable, Keys, as_keys
+from elmas.cache.lru import Lru
+from elmas.cache.retention import RetentionPolicy
 from elmas.cache.rows import BlockHash, Rows, no_rows
+from elmas.cache.sessions import NO_SESSION
 
 _NO_SEGMENT = -1
-_HALF_LIFE_S = 600.0
-_LARGEST_SCALE = 1e30
-_MOST_HALF_LIVES = 100.0
 
 
 @dataclass(frozen=True)
@@ -49,12 +49,16 @@ class Closing:
 class SegmentIndex:
     """The index of the disk tier: `n_slots` blocks per segment of `segment_bytes`, all within `capacity_bytes`.
 
-    A segment's value is the sum over its blocks of their uses, where a use counts half after `half_life_s`. Not
-    thread-safe: one thread owns an index.
+    A segment is worth what its blocks are worth together, by the policy that `make_policy` returns for a number of
+    rows. Not thread-safe: one thread owns an index.
     """
 
     def __init__(
-        self, n_slots: int, segment_bytes: int, capacity_bytes: int, half_life_s: float = _HALF_LIFE_S
+        self,
+        n_slots: int,
+        segment_bytes: int,
+        capacity_bytes: int,
+        make_policy: Callable[[int], RetentionPolicy] = Lru,
     ) -> None:
         self.n_slots = n_slots
         self.n_drops = 0
@@ -66,7 +70,7 @@ class SegmentIndex:
             raise ValueError(f"{capacity_bytes} bytes hold less than two segments of {segment_bytes}")
         self._table = BlockTable(n_places * n_slots)
         self._is_present = np.zeros(n_places * n_slots, dtype=np.bool_)
-        self._heat = np.zeros(n_places * n_slots, dtype=np.float64)
+        self._policy = make_policy(n_places * n_slots)
         self._segment_at: NDArray[np.int64] = np.full(n_places, _NO_SEGMENT, dtype=np.int64)
         self._free = list(range(n_places - 1, -1, -1))
         self._foreign: dict[int, int] = {}
@@ -74,9 +78,6 @@ class SegmentIndex:
         self._open_place: int | None = None
         self._n_reserved = 0
         self._n_settled = 0
-        self._half_life_s = half_life_s
-        self._scale = 1.0
-        self._scale_at_s: float | None = None
 
     # At start
 
@@ -96,7 +97,7 @@ class SegmentIndex:
         slots = slots[slots.size - 1 - last]
         older = self._table.lookup_keys(keys[slots])
         self.drop(older[older >= 0])
-        self._enter(place * self.n_slots + slots, keys[slots])
+        self._enter(place * self.n_slots + slots, keys[slots], NO_SESSION, 0.0)
         return True
 
     def restore_foreign(self, segment: int, n_bytes: int) -> None:
@@ -123,9 +124,9 @@ class SegmentIndex:
         ends = np.append(breaks, rows.size)
         return ends[np.searchsorted(ends, np.arange(rows.size), side="right")]
 
-    def use(self, rows: Rows, now_s: float) -> None:
-        """A request asks for these rows."""
-        self._heat[rows] += self._scale_at(now_s)
+    def use(self, rows: Rows, now_s: float, session: int = NO_SESSION) -> None:
+        """A request of a session asks for these rows, in prefix order."""
+        self._policy.use(rows, session, now_s)
 
     def drop(self, rows: Rows) -> None:
         """Forget rows whose record cannot be read."""
@@ -133,7 +134,7 @@ class SegmentIndex:
             self.n_drops += 1
             self._table.remove(rows)
             self._is_present[rows] = False
-            self._heat[rows] = 0.0
+            self._policy.remove(rows)
 
     # Writing
 
@@ -179,13 +180,13 @@ class SegmentIndex:
         base = self._open_place * self.n_slots
         return Slots(int(self._segment_at[self._open_place]), first, np.arange(base + first, base + first + n))
 
-    def commit(self, rows: Rows, hashes: Sequence[BlockHash], now_s: float) -> None:
-        """Reserved rows were written with these blocks: they can be found from now on, unless they were already."""
+    def commit(self, rows: Rows, hashes: Sequence[BlockHash], now_s: float, session: int = NO_SESSION) -> None:
+        """Reserved rows were written with these blocks of a session: they can be found from now on, unless they were
+        already."""
         self._settle(rows)
         keys = as_keys(hashes)
         new = self._table.lookup_keys(keys) < 0
-        self._enter(rows[new], keys[new])
-        self.use(rows[new], now_s)
+        self._enter(rows[new], keys[new], session, now_s)
 
     def abort(self, rows: Rows) -> None:
         """Reserved rows were not written: these slots stay empty."""
@@ -233,8 +234,8 @@ class SegmentIndex:
 
     @property
     def nbytes(self) -> int:
-        """Bytes of memory that the index takes."""
-        return self._table.nbytes + self._is_present.nbytes + self._heat.nbytes + self._segment_at.nbytes
+        """Bytes of memory that the index takes, without its policy."""
+        return self._table.nbytes + self._is_present.nbytes + self._segment_at.nbytes
 
     def check_integrity(self) -> None:
         """Raise AssertionError if the books do not balance. For tests: O(rows)."""
@@ -245,10 +246,10 @@ class SegmentIndex:
         assert (self._segment_at[self._free] == _NO_SEGMENT).all(), "a free place has a segment"
         assert self.n_bytes_used <= self.capacity_bytes, "the segments exceed the capacity"
 
-    def _enter(self, rows: Rows, keys: Keys) -> None:
+    def _enter(self, rows: Rows, keys: Keys, session: int, now_s: float) -> None:
         entered = self._table.insert(keys, rows)
         self._is_present[rows[entered]] = True
-        self._heat[rows[entered]] = 0.0
+        self._policy.insert(rows[entered], [key.tobytes() for key in keys[entered]], session, now_s)
 
     def _settle(self, rows: Rows) -> None:
         if self._open_place is not None and rows[0] // self.n_slots == self._open_place:
@@ -262,24 +263,14 @@ class SegmentIndex:
         places = np.flatnonzero(self._segment_at >= 0)
         if places.size == 0:
             return None
-        heat = self._heat.reshape(-1, self.n_slots)[places].sum(axis=1)
+        rows = np.flatnonzero(self._is_present)
+        worth = np.bincount(rows // self.n_slots, self._policy.worth(rows), minlength=self._segment_at.size)[places]
         # An empty one, as failed writes leave it, costs nothing to lose. Among equals the oldest goes.
         is_used = self._is_present.reshape(-1, self.n_slots)[places].any(axis=1)
-        place = int(places[np.lexsort((self._segment_at[places], heat, is_used))[0]])
+        place = int(places[np.lexsort((self._segment_at[places], worth, is_used))[0]])
         segment = int(self._segment_at[place])
         rows = np.arange(place * self.n_slots, (place + 1) * self.n_slots)
         self.drop(rows[self._is_present[rows]])
         self._segment_at[place] = _NO_SEGMENT
         self._free.append(place)
         return segment
-
-    def _scale_at(self, now_s: float) -> float:
-        """The weight of a use now: it grows, instead of all older heat being scaled down at each use."""
-        if self._scale_at_s is None:
-            self._scale_at_s = now_s
-        self._scale *= 2.0 ** min(_MOST_HALF_LIVES, (now_s - self._scale_at_s) / self._half_life_s)
-        self._scale_at_s = now_s
-        if self._scale > _LARGEST_SCALE:
-            self._heat /= self._scale
-            self._scale = 1.0
-        return self._scale
