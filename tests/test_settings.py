@@ -35,7 +35,7 @@ def test_format_bytes(n_bytes: int, text: str) -> None:
     ("values", "message"),
     [
         ({"host_memory": "lots"}, "host_memory is 'lots': write a size such as 8GiB"),
-        ({"policy": "best"}, "unknown policy 'best': choose one of lru"),
+        ({"policy": "best"}, "unknown policy 'best': choose one of arc, lru"),
         ({"hostmemory": "1GiB"}, "unknown setting 'hostmemory': the settings are host_memory, policy"),
         ({"scheduler_window_size": 0}, "scheduler_window_size: Input should be greater than or equal to 1"),
         ({"store": "perhaps"}, "store: Input should be a valid boolean"),

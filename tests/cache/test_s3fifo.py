@@ -5,7 +5,7 @@ from hypothesis import given, settings
 
 from elmas.cache.lru import Lru
 from elmas.cache.rows import as_rows
-from elmas.cache.s3fifo import RowQueue, S3Fifo
+from elmas.cache.s3fifo import S3Fifo
 from elmas.cache.sessions import NO_SESSION
 from tests.cache.histories import CAPACITY, GhostModel, Tier, block, histories, hits_after_a_scan, play
 
@@ -117,18 +117,6 @@ def test_the_tail_goes_before_the_head() -> None:
     policy, n_pins = S3Fifo(8), np.zeros(8, dtype=np.int32)
     policy.insert(as_rows([0, 1, 2, 3]), [block(number) for number in range(4)], NO_SESSION, 0.0)
     assert policy.victims(4, n_pins, NO_SESSION).tolist() == [3, 2, 1, 0]
-
-
-def test_pinned_rows_are_walked_over_once() -> None:
-    queue, n_pins, n_uses = RowQueue(1000), np.zeros(1000, dtype=np.int32), np.zeros(1000, dtype=np.int8)
-    queue.push(as_rows(range(1000)))
-    n_pins[:990] = 1
-    assert queue.pop(1000, 1, n_pins, n_uses, 1).tolist() == [990]
-    assert (queue._n_passed, queue._head) == (990, 991), "those before it have gathered in front"
-    n_pins[500] = n_pins[700] = 0
-    queue.remove(as_rows([500]))
-    assert queue.pop(1000, 20, n_pins, n_uses, 1).tolist() == [700, *range(991, 1000)]
-    assert queue._n_passed == queue.n_held == 988
 
 
 def test_queues_stay_bounded() -> None:

@@ -14,6 +14,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmas.cache.ghosts import Ghosts
+from elmas.cache.row_queue import RowQueue
 from elmas.cache.rows import BlockHash, Rows, no_rows
 
 SMALL_SHARE = 0.1
@@ -24,99 +25,6 @@ MAX_USES = 3
 
 MIN_USES_TO_MOVE = 2
 """Uses in the small queue that let a row move on to the main queue."""
-
-_NO_PLACE = -1
-_FIRST_LOOK = 64
-_LONGEST_LOOK = 8192
-
-
-class RowQueue:
-    """A queue of distinct rows in one array, entries of removed rows included until they are passed.
-
-    An entry counts if it stands where `_place` says of its row. Rows that are passed over because they are pinned
-    gather before the others, in their order, so that the walk to the next free row begins behind them.
-    """
-
-    def __init__(self, capacity_rows: int) -> None:
-        self.n_held = 0
-        self._place: NDArray[np.int32] = np.full(capacity_rows, _NO_PLACE, dtype=np.int32)
-        self._entries: NDArray[np.int32] = np.zeros(2 * capacity_rows, dtype=np.int32)
-        # Passed rows stand in 0 .. _n_passed - 1, the others in _head .. _tail - 1; _n_passed <= _head.
-        self._n_passed = 0
-        self._head = 0
-        self._tail = 0
-
-    def push(self, rows: Rows) -> None:
-        """Append rows that are not in the queue; the first of them leaves first."""
-        if self._tail + rows.size > self._entries.size:
-            self._compact()
-        self._write(self._tail, rows)
-        self._tail += rows.size
-        self.n_held += rows.size
-
-    def remove(self, rows: Rows) -> None:
-        """Take rows out of the queue."""
-        self._place[rows] = _NO_PLACE
-        self.n_held -= rows.size
-
-    def order(self, rows: Rows) -> NDArray[np.float64]:
-        """Return where rows of the queue stand: towards 0 leave first, below 1."""
-        return np.asarray(self._place[rows] / max(1, self._tail))
-
-    def pop(
-        self, n_rows: int, n_leaving: int, n_pins: NDArray[np.int32], n_uses: NDArray[np.int8], min_uses: int
-    ) -> Rows:
-        """Take out up to `n_rows` unpinned rows, first ones first, until `n_leaving` of them have fewer than `min_uses`
-        uses. `n_pins` and `n_uses` are by row of the tier."""
-        chosen: list[Rows] = []
-        look = _FIRST_LOOK
-        is_passed = self._n_passed > 0
-        while n_rows > 0 and n_leaving > 0 and (is_passed or self._head < self._tail):
-            start, end = (0, self._n_passed) if is_passed else (self._head, min(self._tail, self._head + look))
-            entries = self._entries[start:end]
-            is_current = self._is_current(start, end)
-            taken = np.flatnonzero(is_current & (n_pins[entries] == 0))[:n_rows]
-            leaving = np.flatnonzero(n_uses[entries[taken]] < min_uses)[:n_leaving]
-            if leaving.size == n_leaving:
-                taken = taken[: leaving[-1] + 1]
-            rows = entries[taken].astype(np.int64)
-            chosen.append(rows)
-            n_rows -= rows.size
-            n_leaving -= leaving.size
-            self._place[rows] = _NO_PLACE
-            self.n_held -= rows.size
-            is_current[taken] = False
-            if is_passed:
-                self._keep_passed(0, entries[is_current])
-                is_passed = False
-            else:
-                n_seen = int(taken[-1]) + 1 if n_rows == 0 or n_leaving == 0 else entries.size
-                self._keep_passed(self._n_passed, entries[:n_seen][is_current[:n_seen]])
-                self._head += n_seen
-                look = min(2 * look, _LONGEST_LOOK)
-        return np.concatenate(chosen) if chosen else no_rows()
-
-    def _is_current(self, start: int, end: int) -> NDArray[np.bool_]:
-        return np.equal(self._place[self._entries[start:end]], np.arange(start, end, dtype=np.int32))
-
-    def _write(self, start: int, rows: NDArray[np.signedinteger]) -> None:
-        end = start + rows.size
-        self._entries[start:end] = rows
-        self._place[rows] = np.arange(start, end, dtype=np.int32)
-
-    def _keep_passed(self, start: int, rows: NDArray[np.int32]) -> None:
-        """Let `rows` be the passed ones from place `start` on; those before stay as they are."""
-        if start + rows.size != self._n_passed:
-            self._write(start, rows)
-            self._n_passed = start + rows.size
-
-    def _compact(self) -> None:
-        passed = self._entries[: self._n_passed][self._is_current(0, self._n_passed)]
-        others = self._entries[self._head : self._tail][self._is_current(self._head, self._tail)]
-        self._write(0, passed)
-        self._write(passed.size, others)
-        self._n_passed = self._head = passed.size
-        self._tail = passed.size + others.size
 
 
 class S3Fifo:
@@ -170,44 +78,53 @@ class S3Fifo:
     def victims(self, n_rows: int, n_pins: NDArray[np.int32], session: int) -> Rows:
         """Return up to `n_rows` unpinned rows and forget them. Never refuses a session.
 
-        The small queue gives rows below its share only where the main queue has none left that are not pinned.
+        The small queue gives rows below its share only where the main queue has none to give.
         """
-        n_above_share = self._small.n_held - self._small_rows + 1
-        chosen = [self._give_up_small(n_above_share, n_rows, n_pins)]
+        n_above_share = max(0, self._small.n_held - self._small_rows + 1)
+        chosen = [self._give_up_small(n_rows, n_pins, n_above_share)]
         chosen.append(self._give_up_main(n_rows - chosen[0].size, n_pins))
         n_missing = n_rows - chosen[0].size - chosen[1].size
         if n_missing > 0:
-            chosen.append(self._give_up_small(self._small.n_held, n_missing, n_pins))
-            chosen.append(self._give_up_main(n_missing - chosen[2].size, n_pins))
+            chosen.append(self._give_up_small(n_missing, n_pins, all_passed=True))
+            chosen.append(self._give_up_main(n_missing - chosen[2].size, n_pins, all_passed=True))
         rows = np.concatenate(chosen)
         self._forget(rows)
         return rows
 
-    def _give_up_small(self, n_walked: int, n_rows: int, n_pins: NDArray[np.int32]) -> Rows:
-        """Walk over up to `n_walked` rows of the small queue: used ones move on, up to `n_rows` others are given up."""
-        popped = self._small.pop(n_walked, n_rows, n_pins, self._n_uses, MIN_USES_TO_MOVE)
-        moves = self._n_uses[popped] >= MIN_USES_TO_MOVE
+    def _give_up_small(
+        self, n_rows: int, n_pins: NDArray[np.int32], max_walked: int | None = None, all_passed: bool = False
+    ) -> Rows:
+        """Walk over the small queue: used rows move on, up to `n_rows` others are given up."""
+        popped = self._small.pop(n_rows, n_pins, self._moves_on, max_walked, all_passed)
+        moves = self._moves_on(popped)
         moving, leaving = popped[moves], popped[~moves]
-        self._is_small[moving] = False
-        self._n_uses[moving] = 0
-        self._main.push(moving)
+        if moving.size:
+            self._is_small[moving] = False
+            self._n_uses[moving] = 0
+            self._main.push(moving)
         self._ghosts.add(self._block_of[leaving].tolist())
         return leaving
 
-    def _give_up_main(self, n_rows: int, n_pins: NDArray[np.int32]) -> Rows:
+    def _give_up_main(self, n_rows: int, n_pins: NDArray[np.int32], all_passed: bool = False) -> Rows:
         """Walk over the main queue until `n_rows` rows are given up: used ones go round again, with one use less."""
         chosen: list[Rows] = [no_rows()]
         while n_rows > 0:
-            popped = self._main.pop(self._main.n_held, n_rows, n_pins, self._n_uses, min_uses=1)
+            popped = self._main.pop(n_rows, n_pins, self._goes_round, all_passed=all_passed)
             if popped.size == 0:
                 break
-            stays = self._n_uses[popped] > 0
+            stays = self._goes_round(popped)
             staying, leaving = popped[stays], popped[~stays]
             self._n_uses[staying] -= 1
             self._main.push(staying)
             chosen.append(leaving)
             n_rows -= leaving.size
         return np.concatenate(chosen)
+
+    def _moves_on(self, rows: Rows) -> NDArray[np.bool_]:
+        return np.greater_equal(self._n_uses[rows], MIN_USES_TO_MOVE)
+
+    def _goes_round(self, rows: Rows) -> NDArray[np.bool_]:
+        return np.greater(self._n_uses[rows], 0)
 
     def _forget(self, rows: Rows) -> None:
         self._is_small[rows] = False
