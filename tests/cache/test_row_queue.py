@@ -1,9 +1,11 @@
 """A queue of rows stays in order and within its array, and looks at pinned rows a piece at a time."""
 
 import numpy as np
+import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elmas.cache import row_queue
 from elmas.cache.row_queue import PASSED_LOOK, RowQueue
 from elmas.cache.rows import as_rows
 
@@ -46,6 +48,30 @@ def test_rows_leave_in_order(history) -> None:
         assert queue.n_held == len(model)
         assert (np.diff(queue.order(as_rows(model))) > 0).all()
         assert queue._n_passed <= queue._head <= queue._tail <= 2 * CAPACITY
+
+
+@settings(max_examples=300, deadline=None)
+@given(st.lists(st.tuples(batches, st.integers(1, CAPACITY), sets, st.booleans()), max_size=60))
+def test_no_row_is_lost_however_small_the_pieces(history) -> None:
+    queue, held = RowQueue(CAPACITY), set()
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setattr(row_queue, "PASSED_LOOK", 2)
+        patch.setattr(row_queue, "_FIRST_LOOK", 2)
+        for pushed, n_rows, pinned, all_passed in history:
+            queue.push(as_rows(pushed))
+            held.update(pushed)
+            n_pins = np.zeros(CAPACITY, dtype=np.int32)
+            n_pins[list(pinned)] = 1
+            popped = queue.pop(n_rows, n_pins, all_passed=all_passed).tolist()
+            assert len(set(popped)) == len(popped) <= n_rows
+            assert set(popped) <= held - pinned
+            if all_passed:
+                assert len(popped) == min(n_rows, len(held - pinned))
+            held -= set(popped)
+            assert queue.n_held == len(held)
+            assert queue._n_passed <= queue._head <= queue._tail <= 2 * CAPACITY
+    left = queue.pop(CAPACITY, np.zeros(CAPACITY, dtype=np.int32), all_passed=True)
+    assert set(left.tolist()) == held
 
 
 def test_many_pinned_rows_are_looked_at_in_pieces() -> None:

@@ -74,55 +74,62 @@ class RowQueue:
         look = _FIRST_LOOK
         is_passed = self._n_passed > 0
         while n_rows > 0 and n_walked > 0 and (is_passed or self._head < self._tail):
-            start, end = (
-                self._passed_piece(all_passed) if is_passed else (self._head, min(self._tail, self._head + look))
-            )
-            entries = self._entries[start:end]
-            is_current = self._is_current(start, end)
-            places = np.flatnonzero(is_current & (n_pins[entries] == 0))[:n_walked]
-            rows = entries[places].astype(np.int64)
+            end = min(self._tail, self._head + look)
+            if not is_passed:
+                places = self._free_places(self._head, end, n_pins)
+            elif all_passed:
+                places = self._free_passed(n_pins)
+            else:
+                places = self._free_places(self._passed_cursor, self._passed_end, n_pins)
+            rows = self._entries[places[:n_walked]].astype(np.int64)
             leaving = np.arange(rows.size) if stays is None else np.flatnonzero(~stays(rows))
             if leaving.size >= n_rows:
                 leaving = leaving[:n_rows]
                 rows = rows[: leaving[-1] + 1]
-            places = places[: rows.size]
             chosen.append(rows)
             self._place[rows] = _NO_PLACE
             self.n_held -= rows.size
             n_rows -= leaving.size
             n_walked -= rows.size
             is_done = n_rows == 0 or n_walked == 0
-            if is_passed:
-                if not is_done:
-                    self._passed_seen(end)
-                is_passed = False
-            else:
-                is_current[places] = False
-                n_seen = int(places[-1]) + 1 if is_done else entries.size
-                self._set_aside(entries[:n_seen][is_current[:n_seen]])
-                self._head += n_seen
+            if not is_passed:
+                self._pass_up_to(int(places[rows.size - 1]) + 1 if is_done else end)
                 look = min(2 * look, _LONGEST_LOOK)
+            elif not (is_done or all_passed):
+                self._next_piece()
+            is_passed = False
         return np.concatenate(chosen) if chosen else no_rows()
 
-    def _passed_piece(self, all_passed: bool) -> tuple[int, int]:
-        if all_passed:
-            return 0, self._n_passed
-        return self._passed_cursor, min(self._n_passed, self._passed_cursor + PASSED_LOOK)
+    @property
+    def _passed_end(self) -> int:
+        return min(self._n_passed, self._passed_cursor + PASSED_LOOK)
 
-    def _passed_seen(self, end: int) -> None:
-        """The passed rows were looked at up to `end`: go on there, or close the gaps and begin again."""
-        self._passed_cursor = end
-        if end == self._n_passed:
-            kept = self._entries[:end][self._is_current(0, end)]
-            if kept.size < end:
-                self._write(0, kept)
-            self._n_passed = kept.size
+    def _free_places(self, start: int, end: int, n_pins: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the places of unpinned rows among the entries `start .. end - 1`."""
+        return start + np.flatnonzero(self._is_current(start, end) & (n_pins[self._entries[start:end]] == 0))
+
+    def _free_passed(self, n_pins: NDArray[np.int32]) -> NDArray[np.int64]:
+        """Return the places of all passed rows that are unpinned by now, found by row: few are, where it is asked."""
+        places = self._place[np.flatnonzero(n_pins == 0)].astype(np.int64)
+        return np.sort(places[(places != _NO_PLACE) & (places < self._n_passed)])
+
+    def _next_piece(self) -> None:
+        """The current piece of the passed rows was looked at: go on behind it, or close the gaps and begin again."""
+        self._passed_cursor = self._passed_end
+        if self._passed_cursor == self._n_passed:
+            is_current = self._is_current(0, self._n_passed)
+            if not is_current.all():
+                self._write(0, self._entries[: self._n_passed][is_current])
+                self._n_passed = int(np.count_nonzero(is_current))
             self._passed_cursor = 0
 
-    def _set_aside(self, rows: NDArray[np.int32]) -> None:
-        if rows.size:
-            self._write(self._n_passed, rows)
-            self._n_passed += rows.size
+    def _pass_up_to(self, end: int) -> None:
+        """Go on at place `end`; what is still held before it is pinned."""
+        pinned = self._entries[self._head : end][self._is_current(self._head, end)]
+        if pinned.size:
+            self._write(self._n_passed, pinned)
+            self._n_passed += pinned.size
+        self._head = end
 
     def _is_current(self, start: int, end: int) -> NDArray[np.bool_]:
         return np.equal(self._place[self._entries[start:end]], np.arange(start, end, dtype=np.int32))
