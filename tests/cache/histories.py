@@ -87,7 +87,7 @@ class Compared:
 
     def victims(self, n_rows: int, n_pins: NDArray[np.int32], session: int) -> Rows:
         """Ask both: the same rows in the same order, and none of them pinned."""
-        rows = self.policy.victims(n_rows, n_pins, session)
+        rows = self.policy.victims(n_rows, n_pins, [], session)
         assert rows.tolist() == self.model.victims(n_rows, set(np.flatnonzero(n_pins).tolist()))
         assert not n_pins[rows].any()
         return rows
@@ -126,7 +126,7 @@ class Tier:
         """Empty what the policy gives up while rows are pinned."""
         n_pins = np.zeros(self.n_rows, dtype=np.int32)
         n_pins[list(pinned)] = 1
-        self._drop(self.policy.victims(n_rows, n_pins, NO_SESSION).tolist())
+        self._drop(self.policy.victims(n_rows, n_pins, [], NO_SESSION).tolist())
 
     def remove(self, rows: Iterable[int]) -> None:
         """Empty those of the rows that are held."""

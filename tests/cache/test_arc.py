@@ -106,7 +106,7 @@ def test_the_tail_goes_before_the_head() -> None:
     policy, n_pins = Arc(8), np.zeros(8, dtype=np.int32)
     policy.insert(as_rows([0, 1, 2, 3]), [block(number) for number in range(4)], NO_SESSION, 0.0)
     policy.use(as_rows([0, 1]), NO_SESSION, 0.0)
-    assert policy.victims(4, n_pins, NO_SESSION).tolist() == [3, 2, 1, 0]
+    assert policy.victims(4, n_pins, [], NO_SESSION).tolist() == [3, 2, 1, 0]
 
 
 def test_a_removed_block_leaves_no_ghost() -> None:

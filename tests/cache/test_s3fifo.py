@@ -116,7 +116,7 @@ def test_what_comes_back_as_a_ghost_outlives_what_came_once() -> None:
 def test_the_tail_goes_before_the_head() -> None:
     policy, n_pins = S3Fifo(8), np.zeros(8, dtype=np.int32)
     policy.insert(as_rows([0, 1, 2, 3]), [block(number) for number in range(4)], NO_SESSION, 0.0)
-    assert policy.victims(4, n_pins, NO_SESSION).tolist() == [3, 2, 1, 0]
+    assert policy.victims(4, n_pins, [], NO_SESSION).tolist() == [3, 2, 1, 0]
 
 
 def test_queues_stay_bounded() -> None:
@@ -124,7 +124,7 @@ def test_queues_stay_bounded() -> None:
     n_pins[:5] = 1
     policy.insert(as_rows(range(20)), [block(number) for number in range(20)], NO_SESSION, 0.0)
     for turn in range(1, 2000):
-        rows = policy.victims(3, n_pins, NO_SESSION)
+        rows = policy.victims(3, n_pins, [], NO_SESSION)
         policy.insert(rows, [block(3 * turn + place + 100) for place in range(3)], NO_SESSION, 0.0)
         policy.use(rows[:2], NO_SESSION, 0.0)
         policy.use(rows[:1], NO_SESSION, 0.0)

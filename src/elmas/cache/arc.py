@@ -76,7 +76,7 @@ class Arc:
         """Return how recently each row was used: 0 to 1 in T1, 1 to 2 in T2."""
         return np.where(self._is_once[rows], self._once.order(rows), 1.0 + self._again.order(rows))
 
-    def victims(self, n_rows: int, n_pins: NDArray[np.int32], session: int) -> Rows:
+    def victims(self, n_rows: int, n_pins: NDArray[np.int32], wanted: Sequence[BlockHash], session: int) -> Rows:
         """Return up to `n_rows` unpinned rows and forget them; their blocks become ghosts. Never refuses a session.
 
         Rows of one list take the place of the other's where those are pinned.

@@ -119,7 +119,7 @@ class TierIndex:
             found = self.lookup(prefix)
             keep = found[found >= 0]
             self._n_pins[keep] += 1
-            self._evict(self._policy.victims(n_missing, self._n_pins, session))
+            self._evict(self._policy.victims(n_missing, self._n_pins, blocks, session))
             self._n_pins[keep] -= 1
         n_placed = min(len(blocks), len(self._free))
         placed = blocks[:n_placed]

@@ -55,7 +55,7 @@ class Lru:
         """Return how recently each row was used: 1 for the newest use, towards 0 for the oldest."""
         return np.asarray(self._stamp[rows] / max(1, self._clock))
 
-    def victims(self, n_rows: int, n_pins: NDArray[np.int32], session: int) -> Rows:
+    def victims(self, n_rows: int, n_pins: NDArray[np.int32], wanted: Sequence[BlockHash], session: int) -> Rows:
         """Return up to `n_rows` unpinned rows, least recently used first, and forget them. Never refuses a session."""
         chosen = [self._victims_passed(n_rows, n_pins)] if self._passed.size else []
         n_rows -= sum(taken.size for taken in chosen)

@@ -1,8 +1,8 @@
 """Keep what will be asked for soonest, by what is known of sessions and learned of shared prefixes.
 
 The rows of a tier are kept in *units*: what only one session has used, or a stretch of a prefix that several have.
-A session's unit is worth what `Sessions` says; a shared one has intervals of its own, and is worth no less than what
-goes on from it, which could not be reached without it. The unit of least worth goes first, from its tail. New blocks
+A session's unit is worth what `Sessions` says, and what `Sharing` says of the chance that others ask for it; a shared
+one has intervals of its own. A prefix is worth no less than what goes on from it, which could not be reached without it. The unit of least worth goes first, from its tail. New blocks
 that are worth less than what would have to go for them are refused.
 
 Worth changes with time, so it is computed anew for all units now and then, and the least are given up in that order: a
@@ -19,6 +19,7 @@ from elmas.cache.intervals import Intervals
 from elmas.cache.returns import Returns
 from elmas.cache.rows import BlockHash, Rows, no_rows
 from elmas.cache.sessions import NO_SESSION, Sessions
+from elmas.cache.sharing import N_LEVELS, Sharing
 
 _NO_UNIT = -1
 _MOST_LEVELS = 8
@@ -50,6 +51,8 @@ class NextUse:
         self._unit_of_session: dict[int, int] = {}
         self._shared = Intervals(n)
         self._shared_returns = Returns()
+        self._sharing = Sharing()
+        self._head_of: dict[int, BlockHash] = {}
         self._parent_for: dict[int, int] = {}
         self._worth: NDArray[np.float64] = np.zeros(n)
         self._candidates: list[int] = []
@@ -62,7 +65,9 @@ class NextUse:
         """Held from now on, for this session alone."""
         if rows.size == 0:
             return
+        self._sharing.missed(blocks[0], session, now_s)
         unit = self._unit_for(session, now_s)
+        self._head_of.setdefault(unit, blocks[0])
         self._add(unit, rows)
         self._changed[unit] = True
 
@@ -95,8 +100,10 @@ class NextUse:
 
     # What is given up
 
-    def victims(self, n_rows: int, n_pins: NDArray[np.int32], session: int) -> Rows:
+    def victims(self, n_rows: int, n_pins: NDArray[np.int32], wanted: Sequence[BlockHash], session: int) -> Rows:
         """Return up to `n_rows` unpinned rows of the least worth, unless they are worth more than the session's own."""
+        if wanted:
+            self._sharing.missed(wanted[0], session, self._sessions.now_s)
         chosen: list[Rows] = []
         has_ranked = self._rank_if_old()
         least = self._value_of_new(session)
@@ -112,6 +119,8 @@ class NextUse:
                 self._candidates.pop()
                 continue
             if self._worth[unit] > least:
+                if not chosen and wanted:
+                    self._sharing.gone(wanted[0], self._level_of_new(session), session, self._sessions.now_s)
                 break
             taken = self._take(unit, n_rows, n_pins)
             if taken.size < n_rows:
@@ -161,7 +170,10 @@ class NextUse:
     def _use_shared(self, unit: int, rows: Rows, now_s: float) -> int:
         """Rows of a unit that is not the session's own are used; returns the shared unit they are in now."""
         owner = int(self._owner[unit])
+        if owner != NO_SESSION:
+            self._sharing.shared(self._level(unit), now_s - self._sessions.last_s(owner))
         if rows.size < self._n_rows[unit]:
+            self._head_of.pop(unit, None)
             part = self._new_unit(now_s)
             if owner == NO_SESSION:
                 self._shared.copy(unit, part)
@@ -175,6 +187,7 @@ class NextUse:
         elif owner != NO_SESSION:
             self._shared.begin(unit, self._sessions.last_s(owner))
             self._owner[unit] = NO_SESSION
+            self._head_of.pop(unit, None)
             self._unit_of_session.pop(owner, None)
         self._shared_returns.returned(self._shared.back(unit, now_s))
         return unit
@@ -207,6 +220,9 @@ class NextUse:
 
     def _release(self, unit: int) -> None:
         owner = int(self._owner[unit])
+        head = self._head_of.pop(unit, None)
+        if owner != NO_SESSION and head is not None:
+            self._sharing.gone(head, self._level(unit), owner, self._sessions.last_s(owner))
         if owner != NO_SESSION and self._unit_of_session.get(owner) == unit:
             del self._unit_of_session[owner]
             self._parent_for[owner] = int(self._parent[unit])
@@ -219,7 +235,21 @@ class NextUse:
     def _value_of_new(self, session: int) -> float:
         if session == NO_SESSION:
             return float("inf")
-        return float(self._sessions.values(np.array([session]))[0])
+        own = float(self._sessions.values(np.array([session]))[0])
+        return own + float(self._sharing.values(np.array([self._level_of_new(session)]), np.zeros(1))[0])
+
+    def _level_of_new(self, session: int) -> int:
+        unit = self._unit_of_session.get(session, _NO_UNIT)
+        if unit != _NO_UNIT:
+            return self._level(unit)
+        parent = self._parent_for.get(session, _NO_UNIT)
+        return 0 if parent == _NO_UNIT else 1 + self._level(parent)
+
+    def _level(self, unit: int) -> int:
+        level = 0
+        while level < N_LEVELS - 1 and (unit := int(self._parent[unit])) != _NO_UNIT and self._n_rows[unit]:
+            level += 1
+        return level
 
     def _rank_if_old(self) -> bool:
         n_since = self._sessions.n_arrivals - self._ranked_at
@@ -242,6 +272,9 @@ class NextUse:
         owned = units[is_owned]
         is_current = self._sessions.generation[owners[is_owned]] == self._generation[owned]
         self._worth[owned] = np.where(is_current, self._sessions.values(owners[is_owned]), 0.0)
+        levels, waited_s = self._levels(owned), self._sessions.waited_s(owners[is_owned])
+        self._sharing.refresh(levels, waited_s, self._sessions.now_s)
+        self._worth[owned] += self._sharing.values(levels, waited_s)
         self._hand_down(units)
         self._n_ranked, self._ranked_at = units.size, self._sessions.n_arrivals
         self._changed[units] = False
@@ -249,6 +282,14 @@ class NextUse:
         worth = self._worth[units]
         least = np.argpartition(worth, n - 1)[:n] if n < units.size else np.arange(units.size)
         self._candidates = units[least[np.argsort(-worth[least], kind="stable")]].tolist()
+
+    def _levels(self, units: Rows) -> NDArray[np.int64]:
+        levels, below = np.zeros(units.size, dtype=np.int64), self._parent[units]
+        for _ in range(N_LEVELS - 1):
+            is_there = (below != _NO_UNIT) & (self._n_rows[below] > 0)
+            levels += is_there
+            below = np.where(is_there, self._parent[below], _NO_UNIT)
+        return levels
 
     def _hand_down(self, units: Rows) -> None:
         """A prefix is worth at least as much as what goes on from it."""

@@ -35,9 +35,9 @@ class RetentionPolicy(Protocol):
     def remove(self, rows: Rows) -> None:
         """Held rows were emptied for another reason than `victims`."""
 
-    def victims(self, n_rows: int, n_pins: NDArray[np.int32], session: int) -> Rows:
-        """Return up to `n_rows` held rows to give up for blocks of `session`, the least valuable first, and forget
-        them.
+    def victims(self, n_rows: int, n_pins: NDArray[np.int32], wanted: Sequence[BlockHash], session: int) -> Rows:
+        """Return up to `n_rows` held rows to give up for the `wanted` blocks of a session, the least valuable first,
+        and forget them.
 
         `n_pins[row]` is the number of pins on a row: a pinned row is never returned. Fewer rows come back when the
         others are pinned, or worth more than what is to take their place.

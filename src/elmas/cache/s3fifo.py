@@ -75,7 +75,7 @@ class S3Fifo:
         in_small = np.where(n_uses < MIN_USES_TO_MOVE, self._small.order(rows), 2.0)
         return np.where(is_small, in_small, 1.0 + n_uses + self._main.order(rows))
 
-    def victims(self, n_rows: int, n_pins: NDArray[np.int32], session: int) -> Rows:
+    def victims(self, n_rows: int, n_pins: NDArray[np.int32], wanted: Sequence[BlockHash], session: int) -> Rows:
         """Return up to `n_rows` unpinned rows and forget them. Never refuses a session.
 
         The small queue gives rows below its share only where the main queue has none to give.

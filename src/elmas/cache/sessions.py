@@ -118,6 +118,10 @@ class Sessions:
         """Return when a request of the session last arrived or ended."""
         return float(self._intervals.last_s[slot])
 
+    def waited_s(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
+        """Return how long ago each session was heard of."""
+        return np.maximum(0.0, self.now_s - self._intervals.last_s[slots])
+
     def refresh(self) -> None:
         """Learn what those that wait tell. O(sessions)."""
         slots = np.fromiter(self._by_age, dtype=np.int64, count=len(self._by_age))
@@ -184,9 +188,18 @@ class Sessions:
 
     def _find(self, hashes: Sequence[BlockHash], session_id: str | None, tenant: int) -> int:
         if session_id is not None:
-            return self._slot_of.get((tenant, session_id), NO_SESSION)
+            slot = self._slot_of.get((tenant, session_id), NO_SESSION)
+            if slot == NO_SESSION or self._goes_on(slot, hashes):
+                return slot
+            # The client has begun anew: what it said before will not be asked for by this session.
+            self._set_keys(slot, tuple(key for key in self._keys_of[slot] if not isinstance(key, tuple)))
+            return NO_SESSION
         found = map(self._slot_of.get, reversed(hashes), repeat(NO_SESSION))
         return next((slot for slot in found if slot != NO_SESSION), NO_SESSION)
+
+    def _goes_on(self, slot: int, hashes: Sequence[BlockHash]) -> bool:
+        tails = [key for key in self._keys_of[slot] if not isinstance(key, tuple)]
+        return not tails or any(tail in hashes for tail in tails)
 
     def _begin(self, session_id: str | None, tenant: int, hashes: Sequence[BlockHash], now_s: float) -> int:
         if not self._free:
