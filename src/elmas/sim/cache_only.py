@@ -11,6 +11,7 @@ from typing import Any, cast
 import numpy as np
 from numpy.typing import NDArray
 
+from elmas.cache.hints import Hints
 from elmas.cache.index import TierIndex, resident_run
 from elmas.cache.retention import POLICIES
 from elmas.cache.rows import BlockHash
@@ -18,7 +19,6 @@ from elmas.cache.sessions import Sessions
 from elmas.errors import UserError
 from elmas.sim.optimal import Future
 from elmas.sim.packed import PackedTrace
-from elmas.sim.traces import TraceHints
 
 
 @dataclass(frozen=True)
@@ -69,7 +69,7 @@ def parse_host_blocks(text: str, working_set_blocks: int) -> int:
 
 
 def replay_cache_only(
-    trace: PackedTrace, future: Future, policy: str, host_blocks: int, hints: Sequence[TraceHints | None]
+    trace: PackedTrace, future: Future, policy: str, host_blocks: int, hints: Sequence[Hints]
 ) -> ReplayResult:
     """Replay a trace against a tier of `host_blocks` blocks. UserError for an unknown policy or a tier without room."""
     if policy not in POLICIES:
@@ -93,9 +93,7 @@ def replay_cache_only(
     )
 
 
-def _replay(
-    trace: PackedTrace, policy: str, host_blocks: int, hints: Sequence[TraceHints | None]
-) -> tuple[NDArray[np.int64], int]:
+def _replay(trace: PackedTrace, policy: str, host_blocks: int, hints: Sequence[Hints]) -> tuple[NDArray[np.int64], int]:
     """Return the blocks that each request hits, and the number of evictions."""
     sessions = Sessions()
     index = TierIndex(host_blocks, POLICIES[policy](host_blocks, sessions))
@@ -108,7 +106,7 @@ def _replay(
         # The index asks of its keys only that they can be hashed: a trace's numbers do for vLLM's hashes.
         blocks = cast(list[BlockHash], trace.blocks[starts[request] : starts[request + 1]].tolist())
         prompt = blocks[:n_prompt]
-        session = sessions.arrive(prompt, now_s, session_id=name)
+        session = sessions.arrive(prompt, now_s, session_id=name, hints=hints[request])
         rows = index.lookup(blocks)
         prompt_rows = rows[:n_prompt]
         hit_blocks[request] = resident_run(prompt_rows, 0).size

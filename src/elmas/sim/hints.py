@@ -5,15 +5,15 @@ from collections.abc import Sequence
 import numpy as np
 from numpy.typing import NDArray
 
+from elmas.cache.hints import NO_HINTS, Hints
 from elmas.errors import UserError
 from elmas.sim.optimal import NEVER, Future
 from elmas.sim.packed import PackedTrace
-from elmas.sim.traces import TraceHints
 
 HINT_KINDS = ("none", "trace", "correct", "wrong")
 
 
-def hints_for(kind: str, trace: PackedTrace, future: Future, seed: int = 0) -> Sequence[TraceHints | None]:
+def hints_for(kind: str, trace: PackedTrace, future: Future, seed: int = 0) -> Sequence[Hints]:
     """Return the hints of each request.
 
     `correct` are derived from the trace: seconds until the session's next request, or until the request's deepest
@@ -22,22 +22,22 @@ def hints_for(kind: str, trace: PackedTrace, future: Future, seed: int = 0) -> S
     UserError for another kind.
     """
     if kind == "none":
-        return [None] * trace.n_requests
+        return [NO_HINTS] * trace.n_requests
     if kind == "trace":
-        return [trace.hints.get(request) for request in range(trace.n_requests)]
+        return [trace.hints.get(request, NO_HINTS) for request in range(trace.n_requests)]
     if kind not in HINT_KINDS:
         raise UserError(f"--hints is {kind!r}: choose one of {', '.join(HINT_KINDS)}")
     next_s = _seconds_to_next(trace, future)
     if kind == "correct":
-        return [TraceHints(done=True) if np.isnan(s) else TraceHints(next_use_s=s) for s in next_s.tolist()]
+        return [Hints(is_done=True) if np.isnan(s) else Hints(next_use_s=s) for s in next_s.tolist()]
     other_s = np.random.default_rng(seed).permutation(next_s[~np.isnan(next_s)]).tolist()
     if not other_s:
-        return [None] * trace.n_requests
-    hints: list[TraceHints | None] = []
+        return [NO_HINTS] * trace.n_requests
+    hints: list[Hints] = []
     for request, is_last in enumerate(np.isnan(next_s).tolist()):
         is_called_done = not is_last and request % 2 == 0
         expected_s = other_s[request % len(other_s)]
-        hints.append(TraceHints(done=True) if is_called_done else TraceHints(next_use_s=expected_s))
+        hints.append(Hints(is_done=True) if is_called_done else Hints(next_use_s=expected_s))
     return hints
 
 

@@ -7,7 +7,8 @@ from dataclasses import dataclass
 import numpy as np
 from numpy.typing import NDArray
 
-from elmas.sim.traces import Access, TraceHints
+from elmas.cache.hints import Hints
+from elmas.sim.traces import Access
 
 _NO_SESSION = -1
 _SPARE = 4
@@ -30,7 +31,7 @@ class PackedTrace:
     blocks: NDArray[np.int32]
     session: NDArray[np.int32]
     session_names: list[str]
-    hints: dict[int, TraceHints]
+    hints: dict[int, Hints]
 
     @property
     def n_requests(self) -> int:
@@ -57,7 +58,7 @@ def pack_trace(accesses: Iterable[Access], block_tokens: int) -> PackedTrace:
     arrival_s, input_tokens = array("d"), array("q")
     starts, n_prompt, blocks, session = array("q", [0]), array("q"), array("q"), array("i")
     numbers: dict[str, int] = {}
-    hints: dict[int, TraceHints] = {}
+    hints: dict[int, Hints] = {}
     for index, access in enumerate(accesses):
         arrival_s.append(access.arrival_s)
         input_tokens.append(access.input_tokens)

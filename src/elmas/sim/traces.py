@@ -3,7 +3,8 @@
 Fields (Qin et al., "Mooncake", FAST 2025): `timestamp` in ms, not going backwards; `input_length` and `output_length`
 in tokens; `hash_ids`, one whole number for each block of the prompt, also for a partial last one, equal where the block
 and all before it are equal. Three more are optional: `session_id`; `out_hash_ids`, the blocks that the answer
-completes; `hints`, an object with any of `next_use_s`, `ttl_s`, `priority` and `done`.
+completes; `hints`, an object with any of `next_use_s` (from the end of the request), `ttl_s`, `priority` and `done`, as
+in requests to a server.
 """
 
 import json
@@ -13,31 +14,11 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
+from elmas.cache.hints import NO_HINTS, Hints, parse_hints
 from elmas.errors import UserError
 
 DEFAULT_BLOCK_TOKENS = 512
 """Tokens per block in Mooncake's traces."""
-
-
-@dataclass(frozen=True, slots=True)
-class TraceHints:
-    """What a client says about a session: seconds until it asks again, how long it is worth to be kept, how important
-    it is (higher is more), and whether it will never ask again. None where it says nothing."""
-
-    next_use_s: float | None = None
-    ttl_s: float | None = None
-    priority: int | None = None
-    done: bool = False
-
-    def to_json(self) -> dict[str, float | int | bool]:
-        """Return the fields that say something, by the names of the format."""
-        fields: dict[str, float | int | bool | None] = {
-            "next_use_s": self.next_use_s,
-            "ttl_s": self.ttl_s,
-            "priority": self.priority,
-            "done": self.done or None,
-        }
-        return {name: value for name, value in fields.items() if value is not None}
 
 
 @dataclass(frozen=True, slots=True)
@@ -50,7 +31,7 @@ class Access:
     hash_ids: tuple[int, ...]
     out_hash_ids: tuple[int, ...] = ()
     session_id: str | None = None
-    hints: TraceHints | None = None
+    hints: Hints | None = None
 
 
 def read_trace(path: Path, block_tokens: int = DEFAULT_BLOCK_TOKENS) -> Iterator[Access]:
@@ -99,7 +80,7 @@ def format_access(access: Access) -> str:
     if access.session_id is not None:
         fields["session_id"] = access.session_id
     if access.hints is not None:
-        fields["hints"] = access.hints.to_json()
+        fields["hints"] = _hint_fields(access.hints)
     return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
@@ -153,7 +134,7 @@ def _parse(line: bytes, last_ms: float, block_tokens: int) -> tuple[Access, floa
         hash_ids=hash_ids,
         out_hash_ids=out_hash_ids,
         session_id=None if session_id is None else str(session_id),
-        hints=_hints(fields["hints"]) if fields.get("hints") is not None else None,
+        hints=_hints(fields),
     )
     return access, arrival_ms
 
@@ -174,19 +155,25 @@ def _ids(fields: dict[str, Any], name: str) -> tuple[int, ...]:
     return tuple(values)
 
 
-def _hints(fields: Any) -> TraceHints:
-    if not isinstance(fields, dict):
-        raise _BadLineError(f"hints is {fields!r}: give an object")
-    for name in ("next_use_s", "ttl_s"):
-        value = fields.get(name)
-        if value is not None and (not _is_number(value) or value < 0):
-            raise _BadLineError(f"hints: {name} is {value!r}: give seconds, 0 or more")
-    priority, done = fields.get("priority"), fields.get("done", False)
-    if priority is not None and not _is_whole(priority):
-        raise _BadLineError(f"hints: priority is {priority!r}: give a whole number")
-    if not isinstance(done, bool):
-        raise _BadLineError(f"hints: done is {done!r}: give true or false")
-    return TraceHints(fields.get("next_use_s"), fields.get("ttl_s"), priority, done)
+def _hints(fields: dict[str, Any]) -> Hints | None:
+    """Return the hints as the server understands them: what it does not understand is ignored."""
+    values = fields.get("hints")
+    if values is None:
+        return None
+    if not isinstance(values, dict):
+        raise _BadLineError(f"hints is {values!r}: give an object")
+    return parse_hints(values)[0]
+
+
+def _hint_fields(hints: Hints) -> dict[str, Any]:
+    """Return what hints say, by the names that `parse_hints` understands."""
+    given = {
+        "next_use_s": hints.next_use_s,
+        "ttl_s": hints.ttl_s,
+        "priority": hints.priority if hints.priority != NO_HINTS.priority else None,
+        "done": hints.is_done or None,
+    }
+    return {name: value for name, value in given.items() if value is not None}
 
 
 def _is_number(value: Any) -> bool:
