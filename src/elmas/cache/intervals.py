@@ -5,8 +5,9 @@ from numpy.typing import NDArray
 
 _SMOOTHING = 0.4
 """The weight of the newest interval, once there are enough."""
-_PRIOR_WEIGHT = 1.0
-"""Everybody's interval counts as much as so many of the thing's own."""
+_PRIOR_WEIGHTS: NDArray[np.float64] = np.array([0.25, 1.0, 4.0, 16.0, 64.0])
+"""Everybody's interval counts as much as so many of the thing's own: that which predicted best lately."""
+_ERROR_SMOOTHING = 1 / 256
 _LEAST_GAP_S = 1e-3
 _POPULATION_SMOOTHING = 1 / 256
 
@@ -22,6 +23,8 @@ class Intervals:
         """When each thing was last used."""
         self._n_gaps: NDArray[np.int32] = np.zeros(n, dtype=np.int32)
         self._log_gap: NDArray[np.float64] = np.zeros(n)
+        self._errors: NDArray[np.float64] = np.zeros(_PRIOR_WEIGHTS.size)
+        self._prior_weight = 1.0
         self._n_all = 0
         self._log_all = 0.0
 
@@ -37,7 +40,7 @@ class Intervals:
     def scale_s(self, places: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return the usual intervals, in seconds."""
         weight = np.minimum(self._n_gaps[places], 1 / _SMOOTHING)
-        mean = (weight * self._log_gap[places] + _PRIOR_WEIGHT * self._log_all) / (weight + _PRIOR_WEIGHT)
+        mean = (weight * self._log_gap[places] + self._prior_weight * self._log_all) / (weight + self._prior_weight)
         return np.asarray(np.exp(mean))
 
     def back(self, place: int, now_s: float) -> float:
@@ -46,9 +49,19 @@ class Intervals:
         age = gap_s / float(self.scale_s(np.array([place]))[0])
         log_gap = float(np.log(gap_s))
         n = int(self._n_gaps[place])
+        self._judge(place, log_gap)
         self._log_gap[place] += max(_SMOOTHING, 1 / (n + 1)) * (log_gap - self._log_gap[place])
         self._n_gaps[place] = n + 1
         self._n_all += 1
         self._log_all += max(_POPULATION_SMOOTHING, 1 / self._n_all) * (log_gap - self._log_all)
         self.last_s[place] = now_s
         return age
+
+    def _judge(self, place: int, log_gap: float) -> None:
+        """See which weight of everybody's interval would have predicted this one best."""
+        weight = min(float(self._n_gaps[place]), 1 / _SMOOTHING)
+        if weight == 0:
+            return
+        predicted = (weight * self._log_gap[place] + _PRIOR_WEIGHTS * self._log_all) / (weight + _PRIOR_WEIGHTS)
+        self._errors += _ERROR_SMOOTHING * ((predicted - log_gap) ** 2 - self._errors)
+        self._prior_weight = float(_PRIOR_WEIGHTS[np.argmin(self._errors)])

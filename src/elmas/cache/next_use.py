@@ -26,7 +26,7 @@ _MOST_LEVELS = 8
 """So many prefixes on top of each other are looked at when worth is handed down to what they build on."""
 
 _ARRIVALS_SHARE = 1 / 16
-_LEAST_ARRIVALS = 16
+_LEARNING_ARRIVALS = 16
 _CANDIDATES_SHARE = 1 / 16
 _LEAST_CANDIDATES = 16
 
@@ -58,6 +58,7 @@ class NextUse:
         self._candidates: list[int] = []
         self._n_ranked = 0
         self._ranked_at = -1
+        self._learns_at = 0
 
     # What happens
 
@@ -83,6 +84,8 @@ class NextUse:
             unit = int(units[first])
             if unit != own:
                 unit = self._use_shared(unit, rows[first:last], now_s)
+            elif last - first < self._n_rows[own]:
+                self._set_apart(own, rows[first:last], now_s)
             self._changed[unit] = True
             if unit != parent:
                 self._parent[unit] = parent
@@ -192,6 +195,15 @@ class NextUse:
         self._shared_returns.returned(self._shared.back(unit, now_s))
         return unit
 
+    def _set_apart(self, own: int, used: Rows, now_s: float) -> None:
+        """A session was here and did not ask for all it had: the rest is on its own from now on."""
+        rest = np.setdiff1d(self._live_rows(own), used, assume_unique=True)
+        unit = self._new_unit(now_s)
+        self._n_rows[own] -= rest.size
+        self._add(unit, rest)
+        self._parent[unit] = own
+        self._changed[unit] = True
+
     def _add(self, unit: int, rows: Rows) -> None:
         self._unit_of[rows] = unit
         self._n_rows[unit] += rows.size
@@ -253,7 +265,7 @@ class NextUse:
 
     def _rank_if_old(self) -> bool:
         n_since = self._sessions.n_arrivals - self._ranked_at
-        if self._ranked_at >= 0 and n_since <= max(_LEAST_ARRIVALS, self._n_ranked * _ARRIVALS_SHARE):
+        if self._ranked_at >= 0 and n_since <= self._n_ranked * _ARRIVALS_SHARE:
             return False
         self._rank()
         return True
@@ -263,17 +275,23 @@ class NextUse:
         units = np.flatnonzero(self._n_rows)
         owners = self._owner[units]
         is_owned = owners != NO_SESSION
-        self._sessions.refresh()
+        n_arrivals = self._sessions.n_arrivals
+        learns = n_arrivals >= self._learns_at
+        if learns:
+            self._learns_at = n_arrivals + max(_LEARNING_ARRIVALS, int(units.size * _ARRIVALS_SHARE))
+            self._sessions.refresh()
         shared = units[~is_owned]
         scale_s = self._shared.scale_s(shared)
         ages = np.maximum(0.0, self._sessions.now_s - self._shared.last_s[shared]) / scale_s
-        self._shared_returns.refresh(ages)
+        if learns:
+            self._shared_returns.refresh(ages)
         self._worth[shared] = self._shared_returns.index(ages) / scale_s
         owned = units[is_owned]
         is_current = self._sessions.generation[owners[is_owned]] == self._generation[owned]
         self._worth[owned] = np.where(is_current, self._sessions.values(owners[is_owned]), 0.0)
         levels, waited_s = self._levels(owned), self._sessions.waited_s(owners[is_owned])
-        self._sharing.refresh(levels, waited_s, self._sessions.now_s)
+        if learns:
+            self._sharing.refresh(levels, waited_s, self._sessions.now_s)
         self._worth[owned] += self._sharing.values(levels, waited_s)
         self._hand_down(units)
         self._n_ranked, self._ranked_at = units.size, self._sessions.n_arrivals
