@@ -1,5 +1,6 @@
 """`elmas simulate`: replay a trace of requests; write traces; compare retention policies on them."""
 
+from collections.abc import Callable
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated, Any
 
@@ -73,6 +74,7 @@ def generate(
     sessions: Annotated[int, typer.Option(min=1, help="sessions, or agents, of the trace")] = 300,
     seed: Annotated[int, typer.Option(min=0, help="seed of everything")] = 0,
     block_size: Annotated[int, typer.Option(min=1, help="tokens per block")] = 512,
+    load: Annotated[float, typer.Option(help="sessions come so many times as often as the family's usual")] = 1.0,
     session_ids: Annotated[bool, typer.Option(help="write the name of each request's session")] = True,
 ) -> None:
     """Write a trace of a family of agents."""
@@ -82,9 +84,68 @@ def generate(
     from elmas.sim.generate import generate as accesses_of
     from elmas.sim.traces import write_trace
 
-    accesses = accesses_of(TraceRecipe(family, sessions, seed, block_size))
+    accesses = accesses_of(TraceRecipe(family, sessions, seed, block_size, load))
     n_written = write_trace(out, accesses if session_ids else (replace(a, session_id=None) for a in accesses))
     print(f"written: {out}, {n_written} requests")
+
+
+@simulate.command()
+def compare(
+    families: Annotated[str, typer.Option(help="families of agents; default: all", show_default=False)] = "",
+    policies: Annotated[str, typer.Option(help="retention policies; default: all", show_default=False)] = "",
+    capacities: Annotated[str, typer.Option(help="sizes of the tier, as shares of the working set")] = "0.25,0.5,0.75",
+    seeds: Annotated[str, typer.Option(help="seeds of the traces")] = "1,2,3",
+    sessions: Annotated[int, typer.Option(min=1, help="sessions of each trace")] = 300,
+    block_size: Annotated[int, typer.Option(min=1, help="tokens per block")] = 64,
+    workers: Annotated[int, typer.Option(min=1, help="processes")] = 2,
+    result_dir: Annotated[Path, typer.Option(help="where the results go")] = Path("results"),
+) -> None:
+    """Compare retention policies on generated traces, and check what they must reach; ends with 1 if they do not."""
+    import json
+    from dataclasses import asdict
+
+    from elmas.bench.progress import RunProgress
+    from elmas.sim.compare import ComparePlan
+    from elmas.sim.compare import compare as compare_all
+    from elmas.sim.gates import judge
+    from elmas.sim.tables import comparison_table, verdict_table
+
+    given = {
+        "families": _names(families),
+        "policies": _names(policies),
+        "capacities": _numbers(capacities, "--capacities", float),
+        "seeds": _numbers(seeds, "--seeds", int),
+    }
+    plan = ComparePlan(**{k: v for k, v in given.items() if v}, n_sessions=sessions, block_tokens=block_size)
+    console = _console()
+    with RunProgress(console) as progress:
+        progress.stage("traces", len(plan.families) * len(plan.seeds))
+        result = compare_all(plan, workers, progress.advance)
+    verdicts = judge(result)
+    result_dir.mkdir(parents=True, exist_ok=True)
+    path = result_dir / "retention.json"
+    document = result.to_json() | {"demands": [asdict(v) | {"holds": v.holds} for v in verdicts]}
+    path.write_text(json.dumps(document, indent=1) + "\n")
+    console.print(comparison_table(result))
+    short = [verdict for verdict in verdicts if not verdict.holds]
+    if short:
+        console.print(verdict_table(short))
+    print(f"{len(verdicts) - len(short)} of {len(verdicts)} demands are met; written: {path}")
+    if short:
+        raise typer.Exit(1)
+
+
+def _names(text: str) -> tuple[str, ...]:
+    return tuple(name.strip() for name in text.split(",") if name.strip())
+
+
+def _numbers(text: str, option: str, kind: Callable[[str], Any]) -> tuple[Any, ...]:
+    from elmas.errors import UserError
+
+    try:
+        return tuple(kind(name) for name in _names(text))
+    except ValueError:
+        raise UserError(f"{option} is {text!r}: give numbers with commas between them") from None
 
 
 def _print(result: dict[str, Any], as_json: bool) -> None:

@@ -111,26 +111,10 @@ def _replay(trace: PackedTrace, policy: str, host_blocks: int, hints: Sequence[H
         prompt_rows = rows[:n_prompt]
         hit_blocks[request] = resident_run(prompt_rows, 0).size
         index.use(prompt_rows[prompt_rows >= 0], now_s, session)
-        if _insert(index, blocks, rows, 0, n_prompt, session, now_s):
-            _insert(index, blocks, rows, n_prompt, len(blocks), session, now_s)
+        missing = np.flatnonzero(rows < 0).tolist()
+        if missing:
+            # The policy may refuse: then there are rows for the first of them only, or none.
+            reserved = index.reserve([blocks[place] for place in missing], prompt, session)
+            index.commit(reserved, now_s)
         sessions.end(session, n_prompt, blocks, now_s)
     return hit_blocks, index.n_evicted
-
-
-def _insert(
-    index: TierIndex,
-    blocks: list[BlockHash],
-    rows: NDArray[np.int64],
-    first: int,
-    last: int,
-    session: int,
-    now_s: float,
-) -> bool:
-    """Store those of the blocks `first .. last - 1` that are not held; returns whether all found a row."""
-    missing = (np.flatnonzero(rows[first:last] < 0) + first).tolist()
-    if not missing:
-        return True
-    reserved = index.reserve([blocks[i] for i in missing], blocks[: missing[0]], session)
-    if reserved.size:
-        index.commit(reserved, now_s)
-    return int(reserved.size) == len(missing)
