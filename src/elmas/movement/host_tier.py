@@ -118,7 +118,8 @@ class HostTier:
         """Return the requests whose load is past its deadline, and dismiss those that wait for too long."""
         owners = self.index.overdue(now_s)
         loads = [owner for owner in owners if owner in self._loads]
-        for request in [request for request in self._expected if _expectation(request) in owners]:
+        late = set(owners)
+        for request in [request for request in self._expected if late and _expectation(request) in late]:
             self.dismiss(request)
         return loads
 

@@ -52,6 +52,10 @@ class DeviceCache:
             n += 1
         return n
 
+    def holds(self, block: BlockHash) -> bool:
+        """Return whether the block is on the device."""
+        return block in self._found
+
     def find(self, hashes: Sequence[BlockHash]) -> DeviceBlocks:
         """Return the blocks of a resident run; KeyError where one is not on the device."""
         return np.fromiter(map(self._found.__getitem__, hashes), dtype=np.int64, count=len(hashes))

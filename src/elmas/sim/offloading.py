@@ -41,4 +41,4 @@ class OffloadingLru:
 
     def victims(self, n_rows: int, n_pins: NDArray[np.int32], wanted: Sequence[BlockHash], session: int) -> Rows:
         """Return up to `n_rows` unpinned rows, least recently used first, and forget them."""
-        return self._lru.victims(n_rows, n_pins, session)
+        return self._lru.victims(n_rows, n_pins, wanted, session)

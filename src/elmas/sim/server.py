@@ -11,7 +11,6 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from elmas.errors import UserError
-from elmas.scheduling.waiting_order import Estimate
 from elmas.sim.decoding import DecodingRequests
 from elmas.sim.device import DeviceCache
 from elmas.sim.hardware import StepCost
@@ -19,9 +18,7 @@ from elmas.sim.records import Records
 from elmas.sim.requests import Job, Live
 from elmas.sim.tiers import TierPlan, Tiers
 from elmas.sim.waiting import OrderPlan, WaitingRequests
-
-_LOAD_COST_SHARE = 0.02
-"""The cost of loading a token, as a share of computing it; as in the server."""
+from elmas.sim.work import WorkEstimates
 
 _LEAST_CHUNK = 16
 """Requests that compute fewer tokens than this in a step do not count for the measured speed of prefill."""
@@ -70,7 +67,8 @@ class Server:
         self._plan = plan
         self._cost = cost
         self._source = source
-        self._waiting = WaitingRequests(plan.order, self._estimate)
+        self._work = WorkEstimates(self.device, self.tiers, plan.block_tokens)
+        self._waiting = WaitingRequests(plan.order, self._work.estimate)
         self._decoding = DecodingRequests(plan.block_tokens)
         self._running: dict[Live, None] = {}
         self._partial: Live | None = None
@@ -174,6 +172,7 @@ class Server:
         if not has_preempted and not self._is_blocked and budget > 0 and self._waiting.n_ready:
             self._admit(budget)
             self._waiting.end_step()
+            self._work.end_step()
         if self.tiers is not None:
             self.tiers.plan_step(self.now_s)
 
@@ -239,6 +238,7 @@ class Server:
                 self._is_blocked = True
                 return
             waiting.begin(request)
+            self._work.has_begun(request)
             n_from_disk = 0
             if had == 0:
                 device.touch(hits)
@@ -408,13 +408,3 @@ class Server:
 
     def _n_blocks(self, n_tokens: int) -> int:
         return -(-n_tokens // self._plan.block_tokens)
-
-    def _estimate(self, request: Live) -> Estimate:
-        """Return the tokens to compute, and a little for those to load."""
-        block_tokens, blocks = self._plan.block_tokens, request.job.blocks
-        n_usable = min((request.n_tokens - 1) // block_tokens, len(blocks))
-        n_device = self.device.n_resident(blocks[:n_usable])
-        n_host = self.tiers.n_resident(request, n_usable, n_device) if self.tiers is not None else 0
-        n_left = request.n_tokens - (n_device + n_host) * block_tokens
-        cost = n_left + _LOAD_COST_SHARE * n_host * block_tokens
-        return Estimate(cost, blocks[n_device] if n_device < n_usable else None)

@@ -12,7 +12,7 @@ from dataclasses import dataclass
 import numpy as np
 
 from elmas.cache.costs import CostModel
-from elmas.cache.index import TierIndex, resident_run
+from elmas.cache.index import TierIndex
 from elmas.cache.retention import POLICIES
 from elmas.cache.rows import BlockHash
 from elmas.cache.seen import SeenBlocks
@@ -36,7 +36,8 @@ _WRITE_SHARE = 0.5
 _SEEN_BLOCKS = 1 << 20
 _SEEN_TAILS = 1 << 16
 
-_OVERDUE_CHECK_S = 1.0
+_OVERDUE_CHECK_S = 30.0
+"""Rarer than in the server: a look at the pins of all that wait is long where requests pile up for hours."""
 
 
 @dataclass(frozen=True)
@@ -208,6 +209,8 @@ class Tiers:
             self.host.end_offers()
             self._has_offers = False
         for _ in range(len(self._uncovered)):
+            if self.host.store_allowance <= 0:
+                break
             request = self._uncovered.popleft()
             if request.n_device_blocks == 0:
                 continue  # it has ended or was preempted: what it had computed was considered then
@@ -271,10 +274,6 @@ class Tiers:
     def has_uncovered(self) -> bool:
         """Whether completed blocks are still to be considered for storing."""
         return bool(self._uncovered)
-
-    def n_resident(self, request: Live, n_usable: int, n_on_device: int) -> int:
-        """Return how many of the first `n_usable` blocks host memory adds, without a gap, to those on the device."""
-        return int(resident_run(self.host.index.lookup(request.job.blocks[:n_usable]), n_on_device).size)
 
     def _read_for(self, request: Live, found: Found, n_ahead: int, wait_s: float, now_s: float) -> int:
         """Begin to read what is worth it; returns how many blocks need not be computed then."""
