@@ -1,6 +1,6 @@
 """No retention hits more than the optimum, and the optimum is reached: by exhaustive search on tiny traces."""
 
-from functools import lru_cache
+from functools import cache
 from itertools import combinations
 
 import numpy as np
@@ -51,7 +51,7 @@ def best_by_search(trace: PackedTrace, capacity: int) -> int:
     """Return the most blocks that can be hit, over everything that could be kept after each request."""
     all_requests = requests(trace)
 
-    @lru_cache(maxsize=None)
+    @cache
     def best(index: int, held: Blocks) -> int:
         if index == len(all_requests):
             return 0
