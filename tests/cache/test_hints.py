@@ -81,7 +81,6 @@ def test_wrong_predictions_lose_trust_for_their_tenant_only_and_right_ones_regai
         trust.returned(good, predicted_s=10.0, actual_s=11.0)
         trust.returned(bad, predicted_s=10.0, actual_s=50.0)
     assert trust.believes_uses(numbers(good, bad)).tolist() == [True, False]
-    assert trust.believes_ends(numbers(good, bad)).tolist() == [True, True]
     for _ in range(60):
         trust.returned(bad, predicted_s=10.0, actual_s=10.0)
     assert trust.believes_uses(numbers(bad)).all()
@@ -90,9 +89,12 @@ def test_wrong_predictions_lose_trust_for_their_tenant_only_and_right_ones_regai
 def test_ends_that_were_none_lose_trust() -> None:
     trust = Trust()
     for _ in range(10):
+        trust.ended(0, is_true=True)
+    assert trust.believes_ends(numbers(0)).all()
+    assert not trust.believes_uses(numbers(0)).any(), "one says nothing of the other"
+    for _ in range(10):
         trust.ended(0, is_true=False)
     assert not trust.believes_ends(numbers(0)).any()
-    assert trust.believes_uses(numbers(0)).all()
 
 
 def test_tenants_beyond_the_table_share_a_number() -> None:

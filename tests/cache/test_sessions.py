@@ -8,6 +8,7 @@ from hypothesis import strategies as st
 from elmas.cache.hints import Hints
 from elmas.cache.returns import Returns
 from elmas.cache.sessions import NO_SESSION, Sessions
+from tests.cache.truth import earn_trust
 
 
 def chain(*names: int) -> list[bytes]:
@@ -82,6 +83,7 @@ def test_who_stayed_away_for_long_is_worth_next_to_nothing() -> None:
 
 def test_hints_outdo_habits() -> None:
     sessions = Sessions()
+    earn_trust(sessions)
     soon, late, never, kept = (sessions.arrive(chain(n), 0.0, str(n)) for n in range(4))
     sessions.hint(soon, Hints(next_use_s=1.5), 0.0)
     sessions.hint(late, Hints(next_use_s=100.0), 0.0)
@@ -104,10 +106,33 @@ def test_what_outlives_its_time_is_worth_nothing() -> None:
 
 def test_steps_count_in_the_sessions_own_intervals() -> None:
     sessions = Sessions()
+    earn_trust(sessions)
     for turn in range(20):
         slot = sessions.arrive(chain(1), 4.0 * turn, "a")
     sessions.hint(slot, Hints(next_use_steps=3), sessions.now_s)
     assert values(sessions, slot)[0] == pytest.approx(1 / 12, rel=0.05)
+
+
+def test_hints_are_not_believed_before_some_came_true() -> None:
+    sessions = Sessions()
+    slot = sessions.arrive(chain(1), 0.0)
+    before = values(sessions, slot)
+    sessions.hint(slot, Hints(next_use_s=0.01), 0.0)
+    assert values(sessions, slot) == before
+    sessions.hint(slot, Hints(is_done=True), 0.0)
+    assert values(sessions, slot) == before
+
+
+def test_a_named_session_that_begins_anew_leaves_its_past_behind() -> None:
+    sessions = Sessions()
+    a = sessions.arrive(chain(1, 2), 0.0, "x")
+    sessions.end(a, 2, chain(1, 2, 3), 1.0)
+    assert sessions.arrive(chain(1, 2, 9), 2.0, "x") == a
+    sessions.end(a, 3, chain(1, 2, 9), 3.0)
+    b = sessions.arrive(chain(50), 4.0, "x")
+    assert b != a
+    assert sessions.arrive(chain(50), 5.0, "x") == b
+    assert sessions.arrive(chain(1, 2, 9, 10), 6.0) == a, "what was said is found by what it was"
 
 
 def test_a_hint_ends_with_the_return() -> None:
@@ -120,6 +145,7 @@ def test_a_hint_ends_with_the_return() -> None:
 
 def test_hints_that_never_come_true_are_not_believed() -> None:
     sessions = Sessions()
+    earn_trust(sessions)
     for n in range(20):
         sessions.hint(sessions.arrive(chain(n), 0.0), Hints(next_use_s=1.0), 0.0)
     sessions.arrive(chain(100), 60.0)

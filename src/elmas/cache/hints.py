@@ -22,6 +22,8 @@ _TOLERANCE = 1.3
 _SLACK_S = 0.25
 _TRUST_MEMORY = 0.05
 _TRUSTED_USES, _TRUSTED_ENDS = 0.6, 0.8
+_FIRST_TRUST_IN_USES, _FIRST_TRUST_IN_ENDS = 0.5, 0.75
+"""A handful must come true first: a whole round of a simulation may follow its first hints."""
 _MOST_TENANTS = 4096
 
 
@@ -110,8 +112,8 @@ class Trust:
 
     def __init__(self) -> None:
         self._number_of: dict[str, int] = {}
-        self._uses: NDArray[np.float64] = np.ones(_MOST_TENANTS)
-        self._ends: NDArray[np.float64] = np.ones(_MOST_TENANTS)
+        self._uses: NDArray[np.float64] = np.full(_MOST_TENANTS, _FIRST_TRUST_IN_USES)
+        self._ends: NDArray[np.float64] = np.full(_MOST_TENANTS, _FIRST_TRUST_IN_ENDS)
 
     def tenant(self, salt: str | None) -> int:
         """Return the number of the tenant with this cache salt."""

@@ -2,8 +2,9 @@
 
 The rows of a tier are kept in *units*: what only one session has used, or a stretch of a prefix that several have.
 A session's unit is worth what `Sessions` says, and what `Sharing` says of the chance that others ask for it; a shared
-one has intervals of its own. A prefix is worth no less than what goes on from it, which could not be reached without it. The unit of least worth goes first, from its tail. New blocks
-that are worth less than what would have to go for them are refused.
+one has intervals of its own. A prefix is worth no less than what goes on from it, which could not be reached without
+it. The unit of least worth goes first, from its tail. New blocks that are worth less than what would have to go for
+them are refused.
 
 Worth changes with time, so it is computed anew for all units now and then, and the least are given up in that order: a
 pass over n units serves n / 16 arrivals or so, which is some nanoseconds per unit and decision.

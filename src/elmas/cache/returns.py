@@ -23,6 +23,10 @@ _N_BINS = _EDGES.size + 1
 _FORGET = 0.5 ** (1 / 4000)
 """Each return lowers the weight of all before it by this factor."""
 
+_AROUND = 1.3
+_NEIGHBOURS = 1.0
+"""Bins whose ages differ by less than this factor lend a bin the weight of so many things."""
+
 _PRIOR_RETURNS = 1.0
 _PRIOR_SPAN = (0.1, 10.0)
 """Before anything is known, one return somewhere in this span of ages is believed, evenly in the logarithm, and one
@@ -65,7 +69,10 @@ class Returns:
         left = events + waiting + self._given_up / self._weight
         left[-1] += 1.0
         at_risk = np.cumsum(left[::-1])[::-1] - 0.5 * (left - events)
-        hazard = np.minimum(events / np.maximum(at_risk, 1e-9), 1.0)
+        at_risk = np.maximum(at_risk, 1e-9)
+        # A bin with few things in it says little: it is drawn towards the rate of its neighbours.
+        rate = _around(events) / _around(at_risk * _WIDTHS)
+        hazard = np.minimum((events - _NEIGHBOURS * np.expm1(-rate * _WIDTHS)) / (at_risk + _NEIGHBOURS), 1.0)
         self._index = _gittins(hazard)
 
     def index(self, ages: Ages) -> NDArray[np.float64]:
@@ -81,6 +88,16 @@ def _bounds() -> tuple[Ages, Ages]:
 _LOWER, _UPPER = _bounds()
 _MIDDLES: Ages = np.concatenate(([0.0], (_LOWER[1:] + _UPPER[1:]) / 2))
 _WIDTHS: Ages = np.concatenate(([_EDGES[0]], (_UPPER - _LOWER)[1:]))
+
+
+_FIRST_AROUND = np.searchsorted(_MIDDLES, _MIDDLES / _AROUND)
+_LAST_AROUND = np.searchsorted(_MIDDLES, _MIDDLES * _AROUND, side="right")
+
+
+def _around(values: NDArray[np.float64]) -> NDArray[np.float64]:
+    """Return the sum over each bin and those of like age."""
+    sums = np.concatenate(([0.0], np.cumsum(values)))
+    return np.asarray(sums[_LAST_AROUND] - sums[_FIRST_AROUND])
 
 
 def _gittins(hazard: NDArray[np.float64]) -> NDArray[np.float64]:
