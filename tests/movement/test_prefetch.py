@@ -315,3 +315,18 @@ def test_nothing_is_read_in_vain_where_host_memory_is_smaller_than_the_demand(se
         assert set(n_times_read.values()) == {1}
     occupancy = host.index.occupancy()
     assert (occupancy.n_writing, occupancy.n_pinned) == (0, 0)
+
+
+def test_a_changed_priority_holds_for_the_reads_that_were_not_handed_out() -> None:
+    first, second = chain([0, 0, 0, 0, 0, 0]), chain([1, 1, 1, 1, 1, 1])
+    index, host = disk_with(first, second, n_slots=4), make_host(300)
+    prefetcher = Prefetcher(index, host, 2, 300)
+    start(prefetcher, index, "first", first, 1.0)
+    start(prefetcher, index, "second", second, 2.0)
+    order = prefetcher.next_order(0.0)
+    assert order is not None
+    prefetcher.set_priority("first", 3.0)
+    prefetcher.set_priority("unknown", 0.0)
+    owners = [read.run.keys[0] in second for read in all_orders(prefetcher)]
+    assert owners == sorted(owners, reverse=True)
+    assert sum(owners) == 3

@@ -12,7 +12,7 @@ carries out the orders and reports their ends. The order for one request:
 
 import math
 from collections import Counter
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from itertools import islice
 
@@ -135,6 +135,8 @@ class DiskTier:
         self._requests: dict[str, _Request] = {}
         self._limits = limits
         self._first_missing_token: dict[str, int] = {}
+        self.on_wait_over: Callable[[str], None] | None = None
+        """Told of each request that is held back no more."""
         self._turns = Turns(limits.max_wait_s)
         self._looked_s = self._may_write_s = now_s
         self._step_s = 0.0
@@ -392,4 +394,8 @@ class DiskTier:
     def _release(self, request: str) -> bool:
         """Hold the request back no more; returns whether it was."""
         self._turns.release(request)
-        return self._first_missing_token.pop(request, None) is not None
+        if self._first_missing_token.pop(request, None) is None:
+            return False
+        if self.on_wait_over is not None:
+            self.on_wait_over(request)
+        return True

@@ -158,6 +158,14 @@ class Prefetcher:
         self.n_blocks_left += wish.n_left
         heapq.heappush(self._queue, (priority, next(self._numbers), request))
 
+    def set_priority(self, request: str, priority: float) -> None:
+        """The request's further reads have this priority; nothing happens where it wants none."""
+        wish = self._wishes.get(request)
+        if wish is not None and wish.priority != priority:
+            wish.priority = priority
+            # Its former entry is passed over, since it does not fit any more.
+            heapq.heappush(self._queue, (priority, next(self._numbers), request))
+
     def stop(self, request: str) -> list[int]:
         """The request wants nothing more (it runs, or is gone); returns the reads that nobody waits for any more.
 

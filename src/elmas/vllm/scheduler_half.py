@@ -70,6 +70,8 @@ class SchedulerHalf:
         self.costs = CostModel()
         self.sessions = Sessions()
         self.is_off = False
+        self.on_disk_wait_over: Callable[[str], None] | None = None
+        """Told of each request that waits for the disk no more."""
         self.block_size = block_size
         self._n_ranks = n_ranks
         self._settings = settings
@@ -191,9 +193,20 @@ class SchedulerHalf:
         if self.disk is None or self.is_off:
             return
         now_s = time.monotonic()
+        if self.disk.tier is not None:
+            self.disk.tier.on_wait_over = self.on_disk_wait_over
         self.disk.pump(now_s)
         if self.disk.tier is not None and not has_other_work and self.disk.tier.n_waiting:
             self.disk.tier.take_turns(now_s)
+
+    def prioritise_reads(self, request: Any, priority: float) -> None:
+        """Read for the request before those of a greater number."""
+        if self.disk is not None and self.disk.tier is not None:
+            self.disk.tier.prefetcher.set_priority(request.request_id, priority)
+
+    def n_blocks_coming(self, request: Any) -> int:
+        """Return how many blocks are still to be read from disk for the request."""
+        return self.disk.tier.prefetcher.n_left(request.request_id) if self.disk and self.disk.tier else 0
 
     def is_waiting_for_disk(self, request_id: str) -> bool:
         """Return whether a request should step aside while it is read for."""
