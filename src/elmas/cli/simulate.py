@@ -31,37 +31,95 @@ simulate = typer.Typer(
 
 @simulate.command(name=_REPLAY)
 def trace_(
-    trace: Annotated[Path, typer.Argument(help="trace file, one JSON object per line")],
+    trace: Annotated[Path, typer.Argument(help="trace file, one JSON object per line, or A, B, C or small")],
     cache_only: Annotated[
         bool, typer.Option("--cache-only", help="replay just the accesses, in order, against one tier")
     ] = False,
     host_blocks: Annotated[
-        str, typer.Option(metavar="N", help="blocks of the tier, or a share of the working set such as 0.25w")
+        str,
+        typer.Option(metavar="N", help="of --cache-only: blocks, or a share of the working set such as 0.25w"),
     ] = "0.5w",
     policy: Annotated[str, typer.Option(metavar="NAME", help="retention policy of the tier")] = "next-use",
+    hardware: Annotated[str, typer.Option(metavar="h200|h100|cpu-2-cores", help="machine of the server")] = "h200",
+    model_shape: Annotated[str, typer.Option(metavar="NAME", help="shape of the model")] = "llama-3-8b",
+    device_blocks: Annotated[int, typer.Option(min=2, help="blocks of the device's cache")] = 4096,
+    host_memory: Annotated[
+        str | None,
+        typer.Option(metavar="SIZE", help="size of host memory for blocks; default: none", show_default=False),
+    ] = None,
+    connector: Annotated[str, typer.Option(metavar="elmas|offloading", help="offloading: vLLM's own")] = "elmas",
+    disk: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="size of the disk tier; default: none", show_default=False)
+    ] = None,
+    disk_bandwidth: Annotated[
+        str | None, typer.Option(metavar="SIZE", help="bytes per second each way; default: the machine's")
+    ] = None,
+    scheduler: Annotated[str, typer.Option(metavar="fcfs|elmas", help="order of waiting requests")] = "elmas",
+    window: Annotated[int, typer.Option(min=1, help="waiting requests that are ordered together")] = 64,
+    max_batched_tokens: Annotated[int, typer.Option(min=1, help="tokens of a step")] = 8192,
+    max_running: Annotated[int, typer.Option(min=1, help="requests that run at once")] = 256,
+    bounds: Annotated[bool, typer.Option(help="compute what could be hit at most")] = True,
     hints: Annotated[
         str, typer.Option(metavar="none|trace|correct|wrong", help="what clients say about their sessions")
     ] = "none",
-    block_size: Annotated[int, typer.Option(min=1, help="tokens per block of the trace")] = 512,
+    block_size: Annotated[
+        int | None, typer.Option(min=1, help="tokens per block; default: 512, and 16 for A, B, C and small")
+    ] = None,
     seed: Annotated[int, typer.Option(help="seed of wrong hints")] = 0,
     json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
 ) -> None:
-    """Replay TRACE and show what was hit, beside what could have been. `elmas simulate TRACE` is the same."""
-    from elmas.errors import UserError
+    """Play TRACE on a simulated server, and show what could have been hit. `elmas simulate TRACE` is the same."""
+    from elmas.cli.simulate_server import ServerOptions, play
     from elmas.sim.cache_only import parse_host_blocks, replay_cache_only
     from elmas.sim.hints import hints_for
     from elmas.sim.optimal import look_ahead
     from elmas.sim.packed import pack_trace
-    from elmas.sim.traces import read_trace
+    from elmas.sim.traces import DEFAULT_BLOCK_TOKENS, read_trace
 
     if not cache_only:
-        raise UserError("only the accesses can be replayed: add --cache-only")
+        options = ServerOptions(
+            hardware=hardware,
+            model_shape=model_shape,
+            device_blocks=device_blocks,
+            host_memory=host_memory,
+            policy=policy,
+            connector=connector,
+            disk=disk,
+            disk_bandwidth=disk_bandwidth,
+            scheduler=scheduler,
+            window=window,
+            max_batched_tokens=max_batched_tokens,
+            max_running=max_running,
+        )
+        _print(play(trace, options, hints, seed, block_size, bounds), json_)
+        return
+    block_size = block_size or DEFAULT_BLOCK_TOKENS
     packed = pack_trace(read_trace(trace, block_size), block_size)
     future = look_ahead(packed)
     n_blocks = parse_host_blocks(host_blocks, future.peak_live_blocks)
     given = hints_for(hints, packed, future, seed)
     result = replay_cache_only(packed, future, policy, n_blocks, given)
     _print(result.to_json(), json_)
+
+
+@simulate.command()
+def fit(
+    hardware: Annotated[str, typer.Argument(help="machine with measured rows: h200")] = "h200",
+    rounds: Annotated[int, typer.Option(min=0, help="steps of the fit; 0: only compare")] = 6,
+    json_: Annotated[bool, typer.Option("--json", help="print one JSON object")] = False,
+) -> None:
+    """Fit a machine's parameters to the rows measured on it, and show measured beside predicted."""
+    import json
+
+    from elmas.sim.fit import fit as fit_machine
+    from elmas.sim.fit import fit_report
+    from elmas.sim.tables import fit_table
+
+    report = fit_report(hardware, fit_machine(hardware, rounds))
+    if json_:
+        print(json.dumps(report))
+    else:
+        _console().print(fit_table(report))
 
 
 @simulate.command()

@@ -5,14 +5,14 @@ damping, in the logarithms of the parameters: all are positive and known to a fa
 """
 
 from collections.abc import Sequence
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
 
 from elmas.sim.hardware import Hardware, hardware, hardware_data, model_shape
-from elmas.sim.run import Connector, Outcome, Setup, simulate
+from elmas.sim.run import Outcome, Setup, simulate
 from elmas.sim.workloads import find_rounds
 from elmas.units import parse_bytes
 
@@ -29,7 +29,7 @@ class MeasuredRow:
     """A measured run: a closed loop on a server, its JCT and the seconds of its rounds."""
 
     workload: str
-    connector: Connector
+    connector: str
     host_memory: str | None
     keeps_answers: bool
     jct_s: float
@@ -95,6 +95,23 @@ def fit(hardware_name: str, n_rounds: int = 6, names: Sequence[str] = FITTED) ->
         else:
             damping *= 10
     return _with(machine, names, position)
+
+
+def fit_report(hardware_name: str, machine: Hardware) -> dict[str, Any]:
+    """Return the parameters of a machine, and each measured row beside what the simulator makes of it with them."""
+    rows = measured(hardware_name)
+    compared = []
+    for row in rows.rows:
+        outcome = rows.predict(machine, row)
+        compared.append(
+            {
+                **asdict(row),
+                "predicted_jct_s": round(outcome.jct_s, 2),
+                "predicted_seconds_per_round": [round(seconds, 2) for seconds in outcome.seconds_per_round],
+                "error": round(outcome.jct_s / row.jct_s - 1, 4),
+            }
+        )
+    return {"hardware": asdict(machine), "rows": compared}
 
 
 def _with(machine: Hardware, names: Sequence[str], logarithms: NDArray[np.float64]) -> Hardware:

@@ -5,6 +5,7 @@ from dataclasses import dataclass
 
 import numpy as np
 
+from elmas.cache.hints import NO_HINTS, Hints
 from elmas.cache.rows import BlockHash
 from elmas.cache.sessions import NO_SESSION
 from elmas.sim.device import DeviceBlocks
@@ -23,6 +24,7 @@ class Job:
     n_answer_tokens: int
     blocks: Sequence[BlockHash]
     session_id: str | None = None
+    hints: Hints = NO_HINTS
     tag: int = 0
 
 

@@ -2,7 +2,7 @@
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
-from typing import Any, Literal
+from typing import Any
 
 import numpy as np
 
@@ -14,13 +14,13 @@ from elmas.sim.optimal import look_ahead
 from elmas.sim.packed import pack_trace
 from elmas.sim.records import Distribution, Records, distribution
 from elmas.sim.server import Server, ServerPlan
-from elmas.sim.sources import RoundsSource, TraceSource, rounds_accesses
+from elmas.sim.sources import RoundsSource, TraceSource, block_keys, plain_keys, rounds_accesses
 from elmas.sim.tiers import DiskPlan, TierPlan
 from elmas.sim.traces import Access
 from elmas.sim.waiting import OrderPlan
 from elmas.sim.workloads import Rounds
 
-Connector = Literal["elmas", "offloading"]
+CONNECTORS = ("elmas", "offloading")
 
 
 @dataclass(frozen=True)
@@ -36,7 +36,7 @@ class Setup:
     block_tokens: int = 16
     host_bytes: int = 0
     policy: str = "lru"
-    connector: Connector = "elmas"
+    connector: str = "elmas"
     disk_bytes: int = 0
     disk_bytes_per_s: float | None = None
     order: OrderPlan = field(default_factory=OrderPlan)
@@ -68,6 +68,8 @@ class Setup:
 
     def _tier_plan(self) -> TierPlan | None:
         machine = self.hardware
+        if self.connector not in CONNECTORS:
+            raise UserError(f"unknown connector {self.connector!r}: choose one of {', '.join(CONNECTORS)}")
         if self.host_bytes == 0:
             if self.disk_bytes:
                 raise UserError("a disk needs host memory to read to: add --host-memory")
@@ -141,14 +143,14 @@ class Outcome:
         counts = self.records.counts
         return {
             "n_requests": counts.n_requests,
-            "jct_s": self.jct_s,
+            "jct_s": round(self.jct_s, 6),
             "ttft_s": _distribution_json(self.ttft),
             "latency_s": _distribution_json(self.latency),
-            "seconds_per_round": self.seconds_per_round,
+            "seconds_per_round": [round(seconds, 6) for seconds in self.seconds_per_round],
             "prompt_tokens": counts.n_prompt_tokens,
             "output_tokens": counts.n_answer_tokens,
-            "hit_tokens": self.hit_tokens,
-            "hit_tokens_by_tier": {
+            "hit_tokens": {
+                "total": self.hit_tokens,
                 "device": counts.n_device_tokens,
                 "host": counts.n_host_tokens,
                 "disk": counts.n_disk_tokens,
@@ -163,7 +165,7 @@ class Outcome:
                 "host_to_disk": self.moved.host_to_disk,
             },
             "steps": counts.n_steps,
-            "busy_s": counts.busy_s,
+            "busy_s": round(counts.busy_s, 6),
         }
 
 
@@ -173,12 +175,13 @@ def simulate(setup: Setup, workload: Rounds | Iterable[Access]) -> Outcome:
     Raises UserError for sizes that cannot work. The same input gives the same outcome.
     """
     cost = step_cost(setup.hardware, setup.shape)
+    keys = block_keys if setup.disk_bytes else plain_keys
     if isinstance(workload, Rounds):
-        rounds = RoundsSource(workload, setup.block_tokens)
+        rounds = RoundsSource(workload, setup.block_tokens, keys)
         server = Server(setup.server_plan(), cost, rounds)
         records = server.run()
         return Outcome(records, rounds.seconds_per_round, _moved(server), _tier_counts(server))
-    server = Server(setup.server_plan(), cost, TraceSource(workload, setup.block_tokens))
+    server = Server(setup.server_plan(), cost, TraceSource(workload, setup.block_tokens, keys))
     records = server.run()
     return Outcome(records, [], _moved(server), _tier_counts(server))
 
@@ -243,4 +246,5 @@ def _tier_counts(server: Server) -> dict[str, int]:
 def _distribution_json(values: Distribution | None) -> dict[str, float] | None:
     if values is None:
         return None
-    return {"mean": values.mean_s, "median": values.median_s, "p90": values.p90_s, "p99": values.p99_s}
+    named = {"mean": values.mean_s, "median": values.median_s, "p90": values.p90_s, "p99": values.p99_s}
+    return {name: round(seconds, 6) for name, seconds in named.items()}

@@ -1,11 +1,13 @@
 """Where simulated requests come from: a trace at its own times, or rounds of agents that wait for each other."""
 
 import math
-from collections.abc import Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from itertools import islice
+from typing import cast
 
 import numpy as np
 
+from elmas.cache.hints import NO_HINTS
 from elmas.cache.rows import BlockHash
 from elmas.sim.requests import Job
 from elmas.sim.traces import Access
@@ -13,6 +15,15 @@ from elmas.sim.workloads import Rounds
 
 _KEY_BYTES = 32
 _MIX = tuple(np.uint64(odd) for odd in (0x9E3779B97F4A7C15, 0xBF58476D1CE4E5B9, 0x94D049BB133111EB, 0xD6E8FEB86659FD93))
+
+
+Keys = Callable[[Sequence[int]], Sequence[BlockHash]]
+"""How numbers of blocks become keys."""
+
+
+def plain_keys(ids: Sequence[int]) -> Sequence[BlockHash]:
+    """Return the numbers themselves: whatever is not on disk asks of a key only that it can be hashed."""
+    return cast(Sequence[BlockHash], ids)
 
 
 def block_keys(ids: Sequence[int]) -> list[BlockHash]:
@@ -30,8 +41,9 @@ def block_keys(ids: Sequence[int]) -> list[BlockHash]:
 class TraceSource:
     """An open loop: each request of a trace arrives at its time, whatever the server does. Holds one at a time."""
 
-    def __init__(self, accesses: Iterable[Access], block_tokens: int) -> None:
+    def __init__(self, accesses: Iterable[Access], block_tokens: int, keys: Keys = block_keys) -> None:
         self._accesses = iter(accesses)
+        self._keys = keys
         self._block_tokens = block_tokens
         self._next = next(self._accesses, None)
 
@@ -52,8 +64,9 @@ class TraceSource:
             arrival_s=access.arrival_s,
             n_prompt_tokens=access.input_tokens,
             n_answer_tokens=n_answer,
-            blocks=block_keys(ids[:n_complete]),
+            blocks=self._keys(ids[:n_complete]),
             session_id=access.session_id,
+            hints=access.hints or NO_HINTS,
         )
 
     def ended(self, job: Job, now_s: float) -> None:
@@ -66,10 +79,11 @@ class RoundsSource:
     `gap_s` is the time between the rounds.
     """
 
-    def __init__(self, rounds: Rounds, block_tokens: int, gap_s: float = 0.0) -> None:
+    def __init__(self, rounds: Rounds, block_tokens: int, keys: Keys = block_keys, gap_s: float = 0.0) -> None:
         self.seconds_per_round: list[float] = []
         self._rounds = rounds
         self._block_tokens = block_tokens
+        self._keys = keys
         self._gap_s = gap_s
         self._index = 0
         self._begin_s = 0.0
@@ -89,7 +103,7 @@ class RoundsSource:
             arrival_s=self._begin_s,
             n_prompt_tokens=rounds.prompt_tokens(self._index),
             n_answer_tokens=rounds.answer_tokens,
-            blocks=block_keys(rounds.block_ids(agent, self._index, self._block_tokens)),
+            blocks=self._keys(rounds.block_ids(agent, self._index, self._block_tokens)),
             tag=agent,
         )
 

@@ -1,6 +1,7 @@
 """Tables of a comparison of retention policies."""
 
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
+from typing import Any
 
 from rich.table import Table
 
@@ -38,5 +39,29 @@ def verdict_table(verdicts: Sequence[Verdict]) -> Table:
             f"{verdict.least:.1f}",
             f"{verdict.mean:.1f}",
             f"{verdict.worst:.1f}",
+        )
+    return table
+
+
+def fit_table(report: Mapping[str, Any]) -> Table:
+    """Return the measured runs of `fit_report` beside the predicted ones."""
+    parameters = ", ".join(f"{name} {value:.4g}" for name, value in report["hardware"].items() if name != "name")
+    table = Table(title=f"{report['hardware']['name']}: measured and predicted seconds", caption=parameters)
+    for name in ("workload", "connector", "host memory"):
+        table.add_column(name)
+    for name in ("JCT", "predicted", "error"):
+        table.add_column(name, justify="right")
+    for name in ("per round", "predicted per round"):
+        table.add_column(name)
+    for row in report["rows"]:
+        table.add_row(
+            row["workload"],
+            row["connector"] if row["host_memory"] else "none",
+            row["host_memory"] or "none",
+            f"{row['jct_s']:.1f}",
+            f"{row['predicted_jct_s']:.1f}",
+            f"{100 * row['error']:+.1f}%",
+            " ".join(f"{seconds:.1f}" for seconds in row["seconds_per_round"]),
+            " ".join(f"{seconds:.1f}" for seconds in row["predicted_seconds_per_round"]),
         )
     return table

@@ -113,7 +113,7 @@ class Tiers:
         """A request has arrived: what is resident of its prefix is kept for it, what is on disk begins to move."""
         job = request.job
         prompt = job.blocks[: job.n_prompt_tokens // self._block_tokens]
-        request.session = self.sessions.arrive(prompt, now_s, job.session_id)
+        request.session = self.sessions.arrive(prompt, now_s, job.session_id, hints=job.hints)
         n_ahead, wait_s = len(self._line), self._line.arrive(request.key)
         if self.disk is None:
             if self._offloading is None:
