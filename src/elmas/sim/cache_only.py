@@ -98,8 +98,9 @@ def _replay(trace: PackedTrace, policy: str, host_blocks: int, hints: Sequence[H
     sessions = Sessions()
     index = TierIndex(host_blocks, POLICIES[policy](host_blocks, sessions))
     hit_blocks = np.zeros(trace.n_requests, dtype=np.int64)
-    starts, n_prompts = trace.starts.tolist(), trace.n_prompt.tolist()
-    arrivals_s, numbers = trace.arrival_s.tolist(), trace.session.tolist()
+    # Views, not lists: millions of Python numbers would take more memory than the blocks.
+    starts, n_prompts = trace.starts.data, trace.n_prompt.data
+    arrivals_s, numbers = trace.arrival_s.data, trace.session.data
     for request, n_prompt in enumerate(n_prompts):
         now_s = arrivals_s[request]
         name = trace.session_names[numbers[request]] if numbers[request] >= 0 else None

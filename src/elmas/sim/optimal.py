@@ -19,6 +19,7 @@ blocks; a partial last block counts as a whole one in the choice.
 """
 
 import heapq
+from array import array
 from dataclasses import dataclass
 
 import numpy as np
@@ -56,11 +57,11 @@ class Future:
 
         O(log requests) for each pair of requests of which the first leaves something for the second.
         """
-        kept = [0] * self.deepest_next.size
+        kept = array("i", bytes(4 * self.deepest_next.size))
         hits = np.zeros(len(kept), dtype=np.int64)
         farthest: list[int] = []
         n_kept = 0
-        targets, counts, starts = self.targets.tolist(), self.counts.tolist(), self.starts.tolist()
+        targets, counts, starts = self.targets.data, self.counts.data, self.starts.data
         for request in range(len(kept)):
             hits[request] = kept[request]
             n_kept -= kept[request]
@@ -86,10 +87,9 @@ def look_ahead(trace: PackedTrace) -> Future:
     n = trace.n_requests
     next_use = np.full(int(trace.blocks.max()) + 1 if trace.blocks.size else 0, NEVER, dtype=np.int32)
     deepest_next = np.full(n, NEVER, dtype=np.int32)
-    targets: list[int] = []
-    counts: list[int] = []
+    targets, counts = array("i"), array("i")
     n_runs = np.zeros(n + 1, dtype=np.int64)
-    starts, n_prompt = trace.starts.tolist(), trace.n_prompt.tolist()
+    starts, n_prompt = trace.starts.data, trace.n_prompt.data
     for request in range(n - 1, -1, -1):
         start, end = starts[request], starts[request + 1]
         if start == end:
@@ -108,8 +108,8 @@ def look_ahead(trace: PackedTrace) -> Future:
                 targets.append(found[run])
                 counts.append(bounds[run + 1] - bounds[run])
                 n_runs[request + 1] += 1
-    run_targets = np.array(targets[::-1], dtype=np.int32)
-    run_counts = np.array(counts[::-1], dtype=np.int32)
+    run_targets = np.frombuffer(targets, dtype=np.int32)[::-1].copy()
+    run_counts = np.frombuffer(counts, dtype=np.int32)[::-1].copy()
     run_starts = np.cumsum(n_runs)
     return Future(run_starts, run_targets, run_counts, deepest_next, _peak(run_starts, run_targets, run_counts, n))
 

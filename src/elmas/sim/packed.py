@@ -56,15 +56,20 @@ class PackedTrace:
 def pack_trace(accesses: Iterable[Access], block_tokens: int) -> PackedTrace:
     """Return a trace in arrays. Blocks get other numbers than in the file where those are far apart."""
     arrival_s, input_tokens = array("d"), array("q")
-    starts, n_prompt, blocks, session = array("q", [0]), array("q"), array("q"), array("i")
+    starts, n_prompt, session = array("q", [0]), array("q"), array("i")
+    blocks: array[int] = array("i")
     numbers: dict[str, int] = {}
     hints: dict[int, Hints] = {}
     for index, access in enumerate(accesses):
         arrival_s.append(access.arrival_s)
         input_tokens.append(access.input_tokens)
         n_prompt.append(len(access.hash_ids))
-        blocks.extend(access.hash_ids)
-        blocks.extend(access.out_hash_ids)
+        try:
+            blocks.extend(access.hash_ids + access.out_hash_ids)
+        except OverflowError:
+            # Numbers beyond 32 bits: what was entered of this request is taken back, and all become wide.
+            blocks = array("q", blocks[: starts[-1]])
+            blocks.extend(access.hash_ids + access.out_hash_ids)
         starts.append(len(blocks))
         name = access.session_id
         session.append(_NO_SESSION if name is None else numbers.setdefault(name, len(numbers)))
@@ -72,19 +77,19 @@ def pack_trace(accesses: Iterable[Access], block_tokens: int) -> PackedTrace:
             hints[index] = access.hints
     return PackedTrace(
         block_tokens=block_tokens,
-        arrival_s=np.array(arrival_s),
-        input_tokens=np.array(input_tokens, dtype=np.int64),
-        starts=np.array(starts, dtype=np.int64),
-        n_prompt=np.array(n_prompt, dtype=np.int64),
-        blocks=_dense(np.frombuffer(blocks, dtype=np.int64)),
-        session=np.array(session, dtype=np.int32),
+        arrival_s=np.frombuffer(arrival_s),
+        input_tokens=np.frombuffer(input_tokens, dtype=np.int64),
+        starts=np.frombuffer(starts, dtype=np.int64),
+        n_prompt=np.frombuffer(n_prompt, dtype=np.int64),
+        blocks=_dense(np.frombuffer(blocks, dtype=np.int32 if blocks.typecode == "i" else np.int64)),
+        session=np.frombuffer(session, dtype=np.int32),
         session_names=list(numbers),
         hints=hints,
     )
 
 
-def _dense(ids: NDArray[np.int64]) -> NDArray[np.int32]:
+def _dense(ids: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.int32]:
     """Return the ids as numbers from 0 on that fit an array of places."""
     if ids.size and ids.min() >= 0 and ids.max() < _SPARE * ids.size:
-        return ids.astype(np.int32)
+        return ids.astype(np.int32, copy=False)
     return np.unique(ids, return_inverse=True)[1].astype(np.int32)
