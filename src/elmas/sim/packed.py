@@ -3,6 +3,7 @@
 from array import array
 from collections.abc import Iterable
 from dataclasses import dataclass
+from typing import Any
 
 import numpy as np
 from numpy.typing import NDArray
@@ -81,15 +82,16 @@ def pack_trace(accesses: Iterable[Access], block_tokens: int) -> PackedTrace:
         input_tokens=np.frombuffer(input_tokens, dtype=np.int64),
         starts=np.frombuffer(starts, dtype=np.int64),
         n_prompt=np.frombuffer(n_prompt, dtype=np.int64),
-        blocks=_dense(np.frombuffer(blocks, dtype=np.int32 if blocks.typecode == "i" else np.int64)),
+        blocks=_dense(blocks),
         session=np.frombuffer(session, dtype=np.int32),
         session_names=list(numbers),
         hints=hints,
     )
 
 
-def _dense(ids: NDArray[np.int32] | NDArray[np.int64]) -> NDArray[np.int32]:
-    """Return the ids as numbers from 0 on that fit an array of places."""
+def _dense(numbers: "array[int]") -> NDArray[np.int32]:
+    """Return the numbers, or others from 0 on that fit an array of places. Does not copy what is as it should be."""
+    ids: NDArray[Any] = np.frombuffer(numbers, dtype=np.int32 if numbers.typecode == "i" else np.int64)
     if ids.size and ids.min() >= 0 and ids.max() < _SPARE * ids.size:
         return ids.astype(np.int32, copy=False)
     return np.unique(ids, return_inverse=True)[1].astype(np.int32)
