@@ -215,7 +215,8 @@ def hit_bounds(workload: Rounds | Iterable[Access], block_tokens: int, capacity_
 
 def _complete_blocks(access: Access, block_tokens: int) -> Access:
     n_prompt = access.input_tokens // block_tokens
-    n_answer = (access.input_tokens + max(1, access.output_tokens)) // block_tokens - n_prompt
+    # The KV of the last token of an answer is never computed.
+    n_answer = (access.input_tokens + max(1, access.output_tokens) - 1) // block_tokens - n_prompt
     return Access(
         access.arrival_s,
         access.input_tokens,
