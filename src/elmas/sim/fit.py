@@ -13,6 +13,7 @@ from numpy.typing import NDArray
 
 from elmas.sim.hardware import Hardware, hardware, hardware_data, model_shape
 from elmas.sim.run import Outcome, Setup, simulate
+from elmas.sim.waiting import OrderPlan
 from elmas.sim.workloads import find_rounds
 from elmas.units import parse_bytes
 
@@ -26,7 +27,7 @@ _MOST_CHANGE = 0.5
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A measured run: a closed loop on a server, its JCT and the seconds of its rounds."""
+    """A measured run: a closed loop on a server, its JCT and the seconds of its rounds. elmas kept blocks by LRU."""
 
     workload: str
     connector: str
@@ -34,6 +35,8 @@ class MeasuredRow:
     keeps_answers: bool
     jct_s: float
     seconds_per_round: tuple[float, ...]
+    window: int = 1
+    """Waiting requests that were ordered together; 1: first come first served."""
 
 
 @dataclass(frozen=True)
@@ -56,6 +59,7 @@ class Measured:
             block_tokens=self.block_tokens,
             host_bytes=0 if row.host_memory is None else parse_bytes(row.host_memory, "host_memory"),
             connector=row.connector,
+            order=OrderPlan(row.window),
             max_batched_tokens=self.max_batched_tokens,
             max_running=self.max_running,
         )
