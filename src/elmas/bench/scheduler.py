@@ -67,13 +67,24 @@ def request_table(result: SchedulerResult) -> Table:
 def step_table(result: SchedulerResult) -> Table:
     """Return the costs per step."""
     table = Table(title="scheduler, per step", title_justify="left")
-    for heading in ("waiting", "slot free", "us", "with the no-op connector, us", "budget, us"):
+    headings = (
+        "waiting",
+        "in host memory",
+        "slot free",
+        "us",
+        "of that the order",
+        "no-op connector, us",
+        "budget, us",
+    )
+    for heading in headings:
         table.add_column(heading, justify="right")
     for cost in result.steps:
         table.add_row(
             str(cost.n_waiting),
+            "all" if cost.is_resident else "none",
             "yes" if cost.is_admitting else "no",
             f"{cost.microseconds:.0f}",
+            f"{cost.order_microseconds:.0f}",
             f"{cost.noop_microseconds:.0f}",
             f"{cost.budget_microseconds:.0f}",
         )

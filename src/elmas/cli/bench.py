@@ -173,7 +173,7 @@ def game(
 
 @bench.command()
 def scheduler(
-    waiting: Annotated[int, typer.Option(min=1, help="requests that wait while a step is timed")] = 1000,
+    waiting: Annotated[int, typer.Option(min=1, help="requests that wait while a step is timed")] = 10_000,
     waiting_for_disk: Annotated[int, typer.Option(min=1, help="requests at once whose blocks are on disk")] = 400,
     model: Annotated[Path, typer.Option(help="model directory, of which the configuration is read")] = _TINY,
     result_dir: Annotated[Path, typer.Option(help="where the results go")] = _RESULTS,

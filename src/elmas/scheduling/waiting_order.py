@@ -23,7 +23,7 @@ _LOOKS_PER_CHOICE = 4
 _LOOKS_PER_STEP = 24
 """Estimates made anew when a request is chosen, and all others of a step."""
 
-_ROUND_LOOKS = 4
+_ROUND_LOOKS = 2
 """Of these, estimates of requests one after the other: what nobody noticed is found in the end."""
 
 

@@ -1,9 +1,11 @@
 """What the cache costs the engine's critical thread, measured in vLLM's own scheduler.
 
 Per request: all time spent in the connector over a request's life, as a function of its blocks, everything resident in
-host memory. Per step: the time of a step with many requests waiting, with MT-APC and with the no-op connector.
+host memory. Per step: the time of a step with many requests waiting, with MT-APC, without its order, and with the no-op
+connector.
 """
 
+import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
@@ -18,6 +20,8 @@ from elmas.vllm.metadata import Confirmations
 from elmas.vllm.scheduler import make_scheduler
 
 BLOCK_SIZE = 16
+
+_WARM_UP_STEPS = 8
 
 HOOKS = (
     "on_new_request",
@@ -47,17 +51,27 @@ class RequestCost:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Median microseconds of one scheduling step with `n_waiting` requests waiting and all running slots taken, or one
-    free (`is_admitting`); `noop_microseconds` is the same with the no-op connector."""
+    """Median microseconds of one scheduling step with `n_waiting` requests waiting, their blocks in host memory
+    (`is_resident`) or nowhere, while none is admitted or one (`is_admitting`).
+
+    `first_come_microseconds` is the same with MT-APC and no order, `noop_microseconds` with the no-op connector.
+    """
 
     n_waiting: int
+    is_resident: bool
     is_admitting: bool
     microseconds: float
+    first_come_microseconds: float
     noop_microseconds: float
 
     @property
+    def order_microseconds(self) -> float:
+        """What the order adds to a step."""
+        return self.microseconds - self.first_come_microseconds
+
+    @property
     def budget_microseconds(self) -> float:
-        """What a whole step may take."""
+        """What a whole step may take, the order included."""
         return 1000.0
 
 
@@ -94,17 +108,19 @@ def request_costs(model: str, sizes: Sequence[int], n_trials: int = 15) -> list[
 
 def step_costs(model: str, n_waiting: int, n_prompt_blocks: int = 64, n_trials: int = 30) -> list[StepCost]:
     """Return the cost of a step while `n_waiting` requests wait: with no slot free, and while one is admitted."""
-    times = {
-        name: _step_seconds(model, connector, scheduler_class, n_waiting, n_prompt_blocks, n_trials)
-        for name, connector, scheduler_class in (
-            ("noop", "ElmasNoopConnector", None),
-            ("mt-apc", "ElmasConnector", make_scheduler),
+    noop = _step_seconds(model, "ElmasNoopConnector", {}, None, n_waiting, False, n_prompt_blocks, n_trials)
+    costs = []
+    for is_resident in (False, True):
+        first_come, ordered = (
+            _step_seconds(
+                model, "ElmasConnector", settings, make_scheduler, n_waiting, is_resident, n_prompt_blocks, n_trials
+            )
+            for settings in ({"reorder": False}, {})
         )
-    }
-    return [
-        StepCost(n_waiting, is_admitting, 1e6 * times["mt-apc"][is_admitting], 1e6 * times["noop"][is_admitting])
-        for is_admitting in (False, True)
-    ]
+        for is_admitting in (False, True):
+            seconds = (each[is_admitting] for each in (ordered, first_come, noop))
+            costs.append(StepCost(n_waiting, is_resident, is_admitting, *(1e6 * each for each in seconds)))
+    return costs
 
 
 @dataclass
@@ -167,43 +183,61 @@ def answer_step(scheduler: Any, output: Any, sampled: dict[str, list[int]], news
     )
 
 
-def _all_stored(orders: Any) -> KVConnectorOutput:
-    """The worker's answer when it has done all stores at once."""
-    stores = getattr(orders, "stores", ())
+def _all_copied(orders: Any) -> KVConnectorOutput:
+    """The worker's answer when it has done all copies at once."""
+    stores, loads = getattr(orders, "stores", ()), getattr(orders, "loads", ())
     news = Confirmations({transfer.number: 1 for transfer in stores}, {}) if stores else None
-    return KVConnectorOutput(kv_connector_worker_meta=news)
+    return KVConnectorOutput(finished_recving={load.owner for load in loads} or None, kv_connector_worker_meta=news)
 
 
 def _step_seconds(
-    model: str, connector: str, scheduler_class: Any, n_waiting: int, n_prompt_blocks: int, n_trials: int
+    model: str,
+    connector: str,
+    settings: dict[str, Any],
+    scheduler_class: Any,
+    n_waiting: int,
+    is_resident: bool,
+    n_prompt_blocks: int,
+    n_trials: int,
 ) -> dict[bool, float]:
     max_num_seqs = 16
+    n_requests = n_waiting + max_num_seqs
     scheduler = make_bare_scheduler(
         model,
         connector=connector,
-        settings={},
+        settings=settings,
         block_size=BLOCK_SIZE,
         n_device_blocks=(max_num_seqs + 2) * (n_prompt_blocks + 8),
-        n_host_rows=n_waiting * n_prompt_blocks,
+        n_host_rows=n_requests * n_prompt_blocks,
         max_num_seqs=max_num_seqs,
         max_batched_tokens=n_prompt_blocks * BLOCK_SIZE * max_num_seqs,
         max_model_len=BLOCK_SIZE * (n_prompt_blocks + 8),
         scheduler_class=scheduler_class,
     )
     maker = RequestMaker(BLOCK_SIZE)
-    for number in range(n_waiting + max_num_seqs):
-        prompt = [number % 1000, number // 1000, *(position % 1000 for position in range(n_prompt_blocks * BLOCK_SIZE))]
-        scheduler.add_request(maker.make(f"request-{number}", prompt, 100, arrival_time=float(number)))
+    tail = [position % 1000 for position in range(n_prompt_blocks * BLOCK_SIZE - 2)]
+    requests = [
+        maker.make(f"request-{number}", [number % 1000, number // 1000, *tail], 100) for number in range(n_requests)
+    ]
+    for request in requests:
+        if is_resident:
+            _make_resident(scheduler, request)
+    # As vLLM's engine does after its start: else the collector's walk over all modules would be part of a step.
+    gc.collect()
+    gc.freeze()
+    for request in requests:
+        scheduler.add_request(request)
     seconds: dict[bool, list[float]] = {False: [], True: []}
-    for trial in range(2 * n_trials + 4):
+    for trial in range(2 * n_trials + _WARM_UP_STEPS):
         begin_s = time.perf_counter()
         output = scheduler.schedule()
         spent_s = time.perf_counter() - begin_s
         is_admitting = trial % 2 == 1
-        if trial >= 4:
+        if trial >= _WARM_UP_STEPS:
             seconds[is_admitting].append(spent_s)
         sampled = {name: [1] for name in output.num_scheduled_tokens}
-        answer_step(scheduler, output, sampled, _all_stored(output.kv_connector_metadata))
-        if not is_admitting:  # the next step has a free slot
+        answer_step(scheduler, output, sampled, _all_copied(output.kv_connector_metadata))
+        if not is_admitting and scheduler.running:  # the next step has a free slot
             scheduler.finish_requests(scheduler.running[0].request_id, RequestStatus.FINISHED_ABORTED)
+    gc.unfreeze()
     return {is_admitting: median(values) for is_admitting, values in seconds.items()}
