@@ -128,6 +128,7 @@ class Server:
                 self.half.tier,
                 self.region,
                 self.half.costs,
+                self.half.sessions,
                 BLOCK_SIZE,
                 Facts(),
                 files,
@@ -140,10 +141,17 @@ class Server:
         self.region.close()
 
     def add(
-        self, name: str, prompt: list[int], n_tokens: int, salt: str | None = None, lora: str | None = None
+        self,
+        name: str,
+        prompt: list[int],
+        n_tokens: int,
+        salt: str | None = None,
+        lora: str | None = None,
+        session: str | None = None,
+        hints: object = None,
     ) -> None:
         """A request arrives."""
-        request = self.maker.make(name, prompt, n_tokens, salt, lora)
+        request = self.maker.make(name, prompt, n_tokens, salt, lora, session=session, hints=hints)
         self.sequences[name] = Sequence(list(prompt), salt=hash((salt, lora)) % 1000 if salt or lora else 1)
         self.answers[name] = []
         self.scheduler.add_request(request)

@@ -14,7 +14,13 @@ from elmas.vllm.scheduler import make_scheduler
 from tests.vllm.oracle import Server
 from tests.vllm.test_scheduler_half import assert_nothing_left, play
 
-ALWAYS = {"cost_gate": False, "disk_admission": "all", "disk_write_rate": "1GB", "disk_max_wait_s": 20.0}
+ALWAYS = {
+    "policy": "lru",
+    "cost_gate": False,
+    "disk_admission": "all",
+    "disk_write_rate": "1GB",
+    "disk_max_wait_s": 20.0,
+}
 """Read and write whatever can be: costs are decided elsewhere."""
 
 SHAPES = {
@@ -35,10 +41,10 @@ def expected_answers(model: str, shape: str, seed: int = 1) -> dict[str, list[in
 def test_never_wrong_kv(model_shape: str, tmp_path: Path, shape: str, pipelined: bool, scheduler: Any) -> None:
     expected = expected_answers(model_shape, shape)
     n_read = 0
-    for seed in range(2):  # the second server begins with what the first has left
+    for seed, policy in enumerate(["lru", "next-use"]):  # the second begins with what the first has left
         server = Server(
             model_shape,
-            ALWAYS,
+            {**ALWAYS, "policy": policy},
             **SHAPES[shape],
             pipelined=pipelined,
             scheduler_class=scheduler,
@@ -98,7 +104,7 @@ def test_a_prefix_comes_back_from_disk_after_host_memory_has_lost_it_and_after_a
 
 
 def test_only_what_was_asked_for_again_is_written(model_shape: str, tmp_path: Path) -> None:
-    server = Server(model_shape, {"disk_write_rate": "1GB"}, n_blocks=40, n_rows=60, disk=tmp_path)
+    server = Server(model_shape, {"policy": "lru", "disk_write_rate": "1GB"}, n_blocks=40, n_rows=60, disk=tmp_path)
     fill_up(server, 3)
     first = server.half.tier.counts["disk_write_blocks"]
     returning_agent(server, "first")

@@ -92,4 +92,7 @@ def test_plain_vllm_ends_with_one_line(model_shape: str) -> None:
     )
     assert process.returncode == 2
     assert "Traceback" not in process.stderr
-    assert process.stderr.strip().splitlines()[-1] == "elmas: error: unknown policy 'best': choose one of lru"
+    assert (
+        process.stderr.strip().splitlines()[-1]
+        == "elmas: error: unknown policy 'best': choose one of arc, lru, next-use, s3fifo"
+    )

@@ -5,6 +5,7 @@ from typing import Any
 
 import pytest
 
+from elmas.cache.retention import POLICIES
 from elmas.vllm.scheduler import make_scheduler
 from tests.vllm.oracle import BLOCK_SIZE, Server
 
@@ -53,8 +54,11 @@ def test_never_wrong_kv(model_shape: str, shape: str, pipelined: bool, scheduler
     plain = Server(model_shape, {}, **SHAPES[shape], connector=None, pipelined=pipelined)
     expected = play(plain, seed=1, abort_share=0.0)
     n_loaded = 0
-    for seed in range(3):
-        server = Server(model_shape, {}, **SHAPES[shape], pipelined=pipelined, scheduler_class=scheduler, seed=seed)
+    for seed, policy in enumerate(sorted(POLICIES)):
+        settings = {"policy": policy}
+        server = Server(
+            model_shape, settings, **SHAPES[shape], pipelined=pipelined, scheduler_class=scheduler, seed=seed
+        )
         answers = play(server, seed=1)
         for name, answer in answers.items():
             assert answer == expected[name], f"{name} got other tokens"

@@ -7,7 +7,7 @@ At most a few writes are under way, so that none stands in the way of a read for
 from collections import Counter
 from collections.abc import Iterable
 from dataclasses import dataclass
-from itertools import count, islice
+from itertools import compress, count, groupby, islice
 
 import numpy as np
 from numpy.typing import NDArray
@@ -15,6 +15,7 @@ from numpy.typing import NDArray
 from elmas.cache.records import RecordRun
 from elmas.cache.rows import BlockHash, Rows
 from elmas.cache.segments import SegmentIndex
+from elmas.cache.sessions import NO_SESSION
 from elmas.movement.host_tier import HostTier
 
 WRITE_DEADLINE_S = 120.0
@@ -103,8 +104,8 @@ class WriteBack:
         self._record_bytes = record_bytes
         self._max_run_records = max_run_records
         self._max_queued = max_queued
-        self._queue: dict[BlockHash, None] = {}
-        self._writing: dict[int, tuple[WriteOrder, Rows]] = {}
+        self._queue: dict[BlockHash, int] = {}
+        self._writing: dict[int, tuple[WriteOrder, Rows, list[int]]] = {}
         self._under_way: set[BlockHash] = set()
         self._other: set[int] = set()
         self._numbers = count()
@@ -129,15 +130,16 @@ class WriteBack:
             self._rate = Budget(bytes_per_s, bytes_per_s, now_s)
         self._rate.change(bytes_per_s, bytes_per_s, now_s)
 
-    def admit(self, blocks: Iterable[BlockHash]) -> None:
-        """Queue blocks to be written, except those on disk or queued already; the oldest give way when it is full."""
+    def admit(self, blocks: Iterable[BlockHash], session: int = NO_SESSION) -> None:
+        """Queue blocks of a session to be written, except those on disk or queued already; the oldest give way when
+        the queue is full."""
         new = [block for block in blocks if block not in self._queue]
         if not new:
             return
         absent = (self._index.lookup(new) < 0).tolist()
         under_way = self._under_way
         self._queue.update(
-            (block, None) for block, is_new in zip(new, absent, strict=True) if is_new and block not in under_way
+            (block, session) for block, is_new in zip(new, absent, strict=True) if is_new and block not in under_way
         )
         n_excess = len(self._queue) - self._max_queued
         if n_excess > 0:
@@ -162,11 +164,11 @@ class WriteBack:
         run = self._next_run(min(self._max_run_records, self._index.n_left))
         if run is None:
             return None
-        blocks, host_rows = run
+        blocks, host_rows, sessions = run
         slots = self._index.reserve(len(blocks))
         order = WriteOrder(next(self._numbers), RecordRun(slots.segment, slots.first_slot, tuple(blocks), host_rows))
         self._host.index.pin(_owner(order.number), host_rows, now_s + WRITE_DEADLINE_S)
-        self._writing[order.number] = (order, slots.rows)
+        self._writing[order.number] = (order, slots.rows, sessions)
         self._under_way.update(blocks)
         for budget in (self._rate, self._daily):
             if budget is not None:
@@ -185,13 +187,17 @@ class WriteBack:
     def done(self, number: int, failed: bool, now_s: float) -> None:
         """An operation has ended. After a failure the open segment takes no more, and writing pauses for a while."""
         if number in self._writing:
-            order, disk_rows = self._writing.pop(number)
+            order, disk_rows, sessions = self._writing.pop(number)
             self._under_way.difference_update(order.run.keys)
             self._host.index.unpin(_owner(number))
             if failed:
                 self._index.abort(disk_rows)
             else:
-                self._index.commit(disk_rows, order.run.keys, now_s)
+                first = 0
+                for session, group in groupby(sessions):
+                    last = first + sum(1 for _ in group)
+                    self._index.commit(disk_rows[first:last], order.run.keys[first:last], now_s, session)
+                    first = last
                 self.counts["disk_write_blocks"] += order.run.n_records
                 # Not after other operations: a disk may create files and fail to write to them.
                 self._pause_s = 0.0
@@ -221,20 +227,20 @@ class WriteBack:
         self._other.add(order.number)
         return order
 
-    def _next_run(self, n_most: int) -> tuple[list[BlockHash], Rows] | None:
-        """Take the oldest queued blocks that are still in host memory."""
+    def _next_run(self, n_most: int) -> tuple[list[BlockHash], Rows, list[int]] | None:
+        """Take the oldest queued blocks that are still in host memory; returns their rows and sessions too."""
         while self._queue:
             blocks = list(islice(self._queue, n_most))
-            for block in blocks:
-                del self._queue[block]
+            sessions = [self._queue.pop(block) for block in blocks]
             rows = self._host.index.lookup(blocks)
             missing = int(np.count_nonzero(rows < 0))
             self.counts["disk_writes_missed"] += missing
             if missing:
-                blocks = [block for block, row in zip(blocks, rows.tolist(), strict=True) if row >= 0]
+                is_there = (rows >= 0).tolist()
+                blocks, sessions = list(compress(blocks, is_there)), list(compress(sessions, is_there))
                 rows = rows[rows >= 0]
             if blocks:
-                return blocks, rows
+                return blocks, rows, sessions
         return None
 
 

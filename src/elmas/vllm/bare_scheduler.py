@@ -16,6 +16,7 @@ from vllm.v1.structured_output import StructuredOutputManager
 from elmas.tiers.host import ROW_ALIGNMENT_BYTES, HostRegion, RegionHandle
 from elmas.vllm.metadata import Handshake
 from elmas.vllm.plugin import register
+from elmas.vllm.session_half import HINTS_KEY
 
 
 def make_bare_scheduler(
@@ -92,9 +93,13 @@ class RequestMaker:
         salt: str | None = None,
         lora: str | None = None,
         arrival_time: float | None = None,
+        session: str | None = None,
+        hints: object = None,
     ) -> Any:
-        """Return a greedy request that generates exactly `n_tokens`; `lora` is the name of an adapter."""
-        parameters = SamplingParams(max_tokens=n_tokens, ignore_eos=True, temperature=0.0)
+        """Return a greedy request that generates exactly `n_tokens`; `lora` is the name of an adapter, `hints` what the
+        client says of the session."""
+        extra = {"kv_transfer_params": {HINTS_KEY: hints}} if hints is not None else None
+        parameters = SamplingParams(max_tokens=n_tokens, ignore_eos=True, temperature=0.0, extra_args=extra)
         parameters.update_from_generation_config({}, None)
         return Request(
             request_id=name,
@@ -104,5 +109,6 @@ class RequestMaker:
             cache_salt=salt,
             lora_request=LoRARequest(lora, 1, lora) if lora else None,
             arrival_time=arrival_time,
+            session_id=session,
             block_hasher=self._hasher,
         )

@@ -89,7 +89,9 @@ def disk_cost(model: str, n_waiting: int = 400, n_blocks: int = 60) -> DiskCost:
         half = scheduler.connector.scheduler_half
         settings = CacheSettings.parse({"disk": directory, "disk_capacity": capacity_bytes, "disk_max_wait_s": 60.0})
         run_bytes = _RUN_BLOCKS * 2 * ROW_ALIGNMENT_BYTES
-        half.disk = DiskHalf(settings, half.tier, region, half.costs, BLOCK_SIZE, _Facts(), run_bytes=run_bytes)
+        half.disk = DiskHalf(
+            settings, half.tier, region, half.costs, half.sessions, BLOCK_SIZE, _Facts(), run_bytes=run_bytes
+        )
         if not half.disk.wait_until_open(_TIMEOUT_S):
             raise RuntimeError("the disk tier did not open")
         try:

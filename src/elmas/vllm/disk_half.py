@@ -15,8 +15,10 @@ import numpy as np
 from vllm.v1.core import kv_cache_utils
 
 from elmas.cache.costs import CostModel
+from elmas.cache.retention import POLICIES
 from elmas.cache.seen import SeenBlocks
 from elmas.cache.segments import SegmentIndex
+from elmas.cache.sessions import Sessions
 from elmas.errors import UserError
 from elmas.movement.disk_tier import DiskLimits, DiskTier
 from elmas.movement.host_tier import HostTier
@@ -103,6 +105,7 @@ class DiskHalf:
         host: HostTier,
         region: HostRegion,
         costs: CostModel,
+        sessions: Sessions,
         block_tokens: int,
         facts: Facts,
         files: Files | None = None,
@@ -115,6 +118,7 @@ class DiskHalf:
         self._host = host
         self._region = region
         self._costs = costs
+        self._sessions = sessions
         self._block_tokens = block_tokens
         self._facts = facts
         self._files = files
@@ -262,7 +266,12 @@ class DiskHalf:
             files = ThrottledFiles(files or DirectFiles(directory), settings.disk_throttle, latency_s=0.0)
         store = DiskStore(directory, namespace, row_bytes, settings.disk_capacity, files)
         found = store.scan()
-        index = SegmentIndex(store.shape.n_slots, store.shape.segment_bytes, settings.disk_capacity)
+        index = SegmentIndex(
+            store.shape.n_slots,
+            store.shape.segment_bytes,
+            settings.disk_capacity,
+            lambda n_rows: POLICIES[settings.policy](n_rows, self._sessions),
+        )
         for segment, n_bytes in found.foreign:
             index.restore_foreign(segment, n_bytes)
         for blocks in found.segments:
@@ -321,12 +330,12 @@ class DiskHalf:
 
 def disk_maker(
     vllm_config: Any, kv_cache_config: Any, settings: CacheSettings, block_tokens: int
-) -> Callable[[HostTier, Mapping[int, Handshake], CostModel], DiskHalf] | None:
+) -> Callable[[HostTier, Mapping[int, Handshake], CostModel, Sessions], DiskHalf] | None:
     """Return what makes the disk half once the workers have mapped the host region; None without a disk."""
     if settings.disk is None:
         return None
 
-    def make(host: HostTier, handshakes: Mapping[int, Handshake], costs: CostModel) -> DiskHalf:
+    def make(host: HostTier, handshakes: Mapping[int, Handshake], costs: CostModel, sessions: Sessions) -> DiskHalf:
         region = HostRegion.attach(handshakes[0].region)
         layout = {
             "row_bytes": region.row_bytes,
@@ -334,6 +343,6 @@ def disk_maker(
             "row_layout": [handshakes[rank].layout for rank in sorted(handshakes)],
         }
         facts = NamespaceSource(vllm_config, kv_cache_config, layout)
-        return DiskHalf(settings, host, region, costs, block_tokens, facts)
+        return DiskHalf(settings, host, region, costs, sessions, block_tokens, facts)
 
     return make

@@ -19,6 +19,8 @@ _COUNTERS = {
     "evicted_blocks": "Blocks evicted from host memory",
     "overdue_loads": "Loads seen past their deadline, once per second each",
     "errors": "Internal errors; after the first one the cache is off",
+    "hints": "Requests with hints about their session",
+    "hints_bad": "Hints that made no sense, or named a session that is not known",
     "disk_prefetches": "Requests for which reads were started",
     "disk_landed": "Requests whose reads had all ended before they ran",
     "disk_gone_deadline": "Requests that stopped waiting for reads at their deadline",
