@@ -30,12 +30,15 @@ class CacheSettings(BaseModel):
     host_memory: int | None = Field(
         None, description="bytes of host memory for KV blocks; None: a quarter of what is free"
     )
-    policy: str = Field("lru", description="retention policy of the host tier")
+    policy: str = Field("next-use", description="retention policy of host memory and disk: what goes first")
+    hints: bool = Field(True, description="take what clients say about their sessions")
     store: bool = Field(True, description="copy finished blocks to host memory")
     load: bool = Field(True, description="copy blocks back instead of recomputing them")
     async_copies: bool = Field(True, description="copy while the model computes; False: the step waits for its copies")
     reorder: bool = Field(True, description="order waiting requests by where their prefix is")
-    scheduler_window_size: int = Field(10_000, ge=1, le=100_000, description="waiting requests that are ordered together")
+    scheduler_window_size: int = Field(
+        10_000, ge=1, le=100_000, description="waiting requests that are ordered together"
+    )
     scheduler_max_overtaken: int = Field(200, ge=0, description="how often a waiting request may be overtaken")
     scheduler_max_wait_s: float = Field(60.0, ge=0, description="seconds after which a request is overtaken no more")
     disk: str | None = Field(None, description="directory of the disk tier, stored as an absolute path; None: no disk")

@@ -85,9 +85,7 @@ class Compared:
         self.policy.remove(rows)
         self.model.remove(rows.tolist())
 
-    def victims(
-        self, n_rows: int, n_pins: NDArray[np.int32], wanted: Sequence[BlockHash], session: int
-    ) -> Rows:
+    def victims(self, n_rows: int, n_pins: NDArray[np.int32], wanted: Sequence[BlockHash], session: int) -> Rows:
         """Ask both: the same rows in the same order, and none of them pinned."""
         rows = self.policy.victims(n_rows, n_pins, wanted, session)
         assert rows.tolist() == self.model.victims(n_rows, set(np.flatnonzero(n_pins).tolist()))

@@ -23,6 +23,7 @@ from elmas.cache.costs import CostModel
 from elmas.cache.rows import BlockHash, Rows
 from elmas.cache.seen import SeenBlocks
 from elmas.cache.segments import SegmentIndex
+from elmas.cache.sessions import NO_SESSION
 from elmas.movement.host_tier import HostTier
 from elmas.movement.prefetch import Prefetcher, ReadOrder
 from elmas.movement.turns import Turns
@@ -82,6 +83,7 @@ class _Request:
 
     admits_answer: bool
     admitted: NDArray[np.bool_]
+    session: int
 
 
 @dataclass(frozen=True)
@@ -148,7 +150,7 @@ class DiskTier:
 
     # Reading
 
-    def arrive(self, request: str, hashes: Sequence[BlockHash]) -> Found:
+    def arrive(self, request: str, hashes: Sequence[BlockHash], session: int = NO_SESSION) -> Found:
         """A request has arrived: remember its blocks, queue for writing what has a reason to return, say where all are.
 
         A block has one when it was asked for before, or when its session has come back: the prompt goes on where an
@@ -157,12 +159,12 @@ class DiskTier:
         seen = self._seen.observe(hashes)
         admits_all = self._limits.admits_all or bool(self._tails.seen(hashes).any())
         admitted = np.ones_like(seen) if admits_all else seen
-        self._requests[request] = _Request(admits_all, admitted)
+        self._requests[request] = _Request(admits_all, admitted, session)
         self.note_tail(hashes)
         found = self.find(hashes)
         if self._limits.writes:
             places = np.flatnonzero(admitted & (found.host_rows >= 0) & (found.disk_rows < 0))
-            self.write_back.admit([hashes[place] for place in places.tolist()])
+            self.write_back.admit([hashes[place] for place in places.tolist()], session)
         return found
 
     def find(self, hashes: Sequence[BlockHash]) -> Found:
@@ -192,7 +194,9 @@ class DiskTier:
         nowhere = np.flatnonzero(~available)
         end = int(nowhere[0]) if nowhere.size else len(hashes)
         self._host.expect(request, host_rows[:end][host_rows[:end] >= 0], now_s)
-        self.index.use(disk_rows[:end][disk_rows[:end] >= 0], now_s)
+        known = self._requests.get(request)
+        session = NO_SESSION if known is None else known.session
+        self.index.use(disk_rows[:end][disk_rows[:end] >= 0], now_s, session)
         missing = n_device + np.flatnonzero(host_rows[n_device:end] < 0)
         if missing.size == 0:
             return end
@@ -202,10 +206,26 @@ class DiskTier:
         wanted = missing[: self._plan(missing, queue_wait_s)]
         if wanted.size:
             self.counts["disk_prefetches"] += 1
-            self.prefetcher.start(request, [hashes[place] for place in wanted.tolist()], disk_rows[wanted], priority)
+            self.prefetcher.start(
+                request, [hashes[place] for place in wanted.tolist()], disk_rows[wanted], priority, session
+            )
             self._first_missing_token[request] = int(wanted[0]) * self._limits.block_tokens
             self._turns.hold(request, n_ahead)
         return int(missing[wanted.size]) if wanted.size < missing.size else end
+
+    def prefetch(self, name: str, hashes: Sequence[BlockHash], priority: float, now_s: float) -> None:
+        """A session is about to return, without a request so far: its blocks are kept and read under this name, until
+        `leave` and the host tier's `dismiss`. Nothing is held back for it."""
+        found = self.find(hashes)
+        nowhere = np.flatnonzero((found.host_rows < 0) & (found.disk_rows < 0))
+        end = int(nowhere[0]) if nowhere.size else len(hashes)
+        self._host.expect(name, found.host_rows[:end][found.host_rows[:end] >= 0], now_s)
+        missing = np.flatnonzero(found.host_rows[:end] < 0)
+        if missing.size and now_s >= self._reads_paused_until_s:
+            self.counts["disk_prefetches"] += 1
+            self.prefetcher.start(
+                name, [hashes[place] for place in missing.tolist()], found.disk_rows[missing], priority
+            )
 
     def is_waiting(self, request: str) -> bool:
         """Return whether the request should step aside because it is being read for."""
@@ -281,9 +301,9 @@ class DiskTier:
         n_known = known.admitted.size
         return [hashes[p] for p in places if (known.admitted[p] if p < n_known else known.admits_answer)]
 
-    def admit(self, blocks: Sequence[BlockHash]) -> None:
-        """These blocks, which `admitted` returned, are in host memory now."""
-        self.write_back.admit(blocks)
+    def admit(self, blocks: Sequence[BlockHash], session: int = NO_SESSION) -> None:
+        """These blocks of a session, which `admitted` returned, are in host memory now."""
+        self.write_back.admit(blocks, session)
 
     def forget(self, request: str) -> None:
         """The request is gone."""

@@ -13,7 +13,7 @@ from elmas.cache.costs import CostModel
 from elmas.cache.index import TierIndex
 from elmas.cache.retention import POLICIES
 from elmas.cache.rows import BlockHash
-from elmas.cache.sessions import Sessions
+from elmas.cache.sessions import NO_SESSION, Sessions
 from elmas.cache.waiting_line import WaitingLine
 from elmas.movement.disk_tier import Found
 from elmas.movement.host_tier import HostTier
@@ -22,11 +22,15 @@ from elmas.settings import CacheSettings
 from elmas.vllm.disk_half import DiskHalf
 from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
+from elmas.vllm.session_half import SessionHalf
 
 STORE_SHARE = 0.25
 """Share of the device's blocks that may wait for their copy to host memory."""
 
 OVERDUE_CHECK_S = 1.0
+
+RETURN_S = 30.0
+"""What is kept for a session that was said to be about to return is kept for this long."""
 
 IDLE_WAIT_S = 0.005
 """How long a step that runs nothing waits for the disk: no longer than anyone notices."""
@@ -34,7 +38,7 @@ IDLE_WAIT_S = 0.005
 _LEAST_CHUNK = 16
 """Requests that compute fewer tokens than this in a step are decoding."""
 
-MakeDisk = Callable[[HostTier, Mapping[int, Handshake], CostModel], DiskHalf]
+MakeDisk = Callable[[HostTier, Mapping[int, Handshake], CostModel, Sessions], DiskHalf]
 
 
 @dataclass
@@ -46,6 +50,7 @@ class _Tracked:
     """
 
     request: Any
+    session: int = NO_SESSION
     n_considered: int = 0
     begins: bool = False
 
@@ -78,7 +83,7 @@ class SchedulerHalf:
         self._make_disk = make_disk
         self._line = WaitingLine()
         self._asked: set[str] = set()
-        self._to_write: dict[int, list[BlockHash]] = {}
+        self._to_write: dict[int, tuple[list[BlockHash], int]] = {}
         self._n_tokens_from_disk: dict[str, int] = {}
         self._steps: deque[_Step] = deque()
         self._last_step_s = 0.0
@@ -88,6 +93,8 @@ class SchedulerHalf:
         self._stores: list[Transfer] = []
         self._load_confirmations: Counter[str] = Counter()
         self._next_overdue_check_s = 0.0
+        self._returns: deque[tuple[float, str]] = deque()
+        self._n_returns = 0
 
     def bind(self, kv_cache_manager: Any) -> None:
         """vLLM's block manager, from which block ids and the device's block pool come."""
@@ -99,17 +106,22 @@ class SchedulerHalf:
         index = TierIndex(n_rows, POLICIES[self._settings.policy](n_rows, self.sessions))
         n_device_blocks = self._manager.block_pool.num_gpu_blocks
         self.tier = HostTier(index, self._n_ranks, max(1, int(n_device_blocks * STORE_SHARE)))
+        self._session_half = SessionHalf(self.sessions, self._settings.hints, self.tier.counts)
         if self._make_disk is not None:
-            self.disk = self._make_disk(self.tier, handshakes, self.costs)
+            self.disk = self._make_disk(self.tier, handshakes, self.costs, self.sessions)
 
     # A request's life
 
     def add(self, request: Any) -> None:
         """A request has arrived: what is resident of its prefix is kept for it, what is on disk begins to move."""
         request_id = request.request_id
-        self._tracked[request_id] = _Tracked(request)
+        tracked = self._tracked[request_id] = _Tracked(request)
         if self.tier is None or self.is_off:
             return
+        now_s = time.monotonic()
+        hints = self._session_half.hints_of(request)
+        tracked.session = self._session_half.arrive(request, hints, now_s)
+        self._expect_return(self._session_half.to_prefetch(request, hints), now_s)
         n_ahead, wait_s = len(self._line), self._line.arrive(request_id)
         reads = self._settings.load and not request.skip_reading_prefix_cache
         hashes = request.block_hashes
@@ -118,16 +130,16 @@ class SchedulerHalf:
         if disk is None or request.lora_request is not None:
             if reads:
                 rows = self.tier.index.lookup(hashes)
-                self.tier.expect(request_id, rows[rows >= 0], time.monotonic())
+                self.tier.expect(request_id, rows[rows >= 0], now_s)
             return
-        found = disk.arrive(request_id, hashes)
+        found = disk.arrive(request_id, hashes, tracked.session)
         if not reads:
             return
         if self._settings.prefetch:
             n_covered = self.block_size * self._read_for(request, found, n_ahead, wait_s)
             self._line.set_work(request_id, self.costs.prefill_s(n_covered, request.num_tokens - n_covered) or 0.0)
         else:
-            self.tier.expect(request_id, found.host_rows[found.host_rows >= 0], time.monotonic())
+            self.tier.expect(request_id, found.host_rows[found.host_rows >= 0], now_s)
 
     def offer(self, request: Any, n_device_tokens: int) -> int | None:
         """Return how many tokens after the device's own hit can be loaded; at least one token is left to compute.
@@ -149,7 +161,9 @@ class SchedulerHalf:
             return
         n_blocks = n_load_tokens // self.block_size
         now_s = time.monotonic()
-        acceptance = self.tier.accept(request.request_id, n_blocks, block_ids, now_s)
+        tracked = self._tracked.get(request.request_id)
+        session = NO_SESSION if tracked is None else tracked.session
+        acceptance = self.tier.accept(request.request_id, n_blocks, block_ids, now_s, session)
         if acceptance.load is not None:
             self._loads.append(acceptance.load)
             self._n_tokens_from_disk[request.request_id] = acceptance.n_from_disk * self.block_size
@@ -158,7 +172,6 @@ class SchedulerHalf:
             self.disk.tier.leave(request.request_id)
             if has_begun:
                 self.disk.tier.begun(now_s)
-        tracked = self._tracked.get(request.request_id)
         if tracked is not None:
             tracked.begins = True
             # What is resident now needs no look when it is computed or loaded.
@@ -178,6 +191,7 @@ class SchedulerHalf:
         if tracked is None or self.tier is None:
             return
         self.tier.dismiss(request_id)
+        self._session_half.end(tracked.session, request, time.monotonic())
         # Blocks of a request whose load is on its way do not hold yet what their hashes say.
         if not (self._settings.async_copies and self.tier.is_loading(request_id)):
             self._store_completed(tracked)
@@ -281,9 +295,9 @@ class SchedulerHalf:
             if transfer is not None:
                 # The tail is handed back first, so that the device evicts it before the prefix that others share.
                 pool.free_blocks(pool.blocks[block] for block in reversed(transfer.device_blocks))
-                blocks = self._to_write.pop(number, None)
-                if blocks and self.disk is not None and self.disk.tier is not None:
-                    self.disk.tier.admit(blocks)
+                to_write = self._to_write.pop(number, None)
+                if to_write and self.disk is not None and self.disk.tier is not None:
+                    self.disk.tier.admit(*to_write)
 
     def turn_off(self) -> None:
         """Offer and store nothing from now on; what is under way is still carried to its end."""
@@ -357,7 +371,7 @@ class SchedulerHalf:
             return
         blocks = self._manager.get_blocks(request.request_id).blocks[0][first:last]
         ids = [block.block_id for block in blocks]
-        order = self.tier.store(request.request_id, request.block_hashes, first, last, ids)
+        order = self.tier.store(request.request_id, request.block_hashes, first, last, ids, tracked.session)
         tracked.n_considered += order.n_considered
         if order.transfer is not None:
             pool = self._manager.block_pool
@@ -367,11 +381,34 @@ class SchedulerHalf:
             if self.disk is not None and self.disk.tier is not None:
                 blocks = self.disk.tier.admitted(request.request_id, request.block_hashes, order.places)
                 if blocks:
-                    self._to_write[order.transfer.number] = blocks
+                    self._to_write[order.transfer.number] = (blocks, tracked.session)
+
+    def _expect_return(self, blocks: Sequence[BlockHash], now_s: float) -> None:
+        """A session is about to return: what is left of its blocks is kept, and brought to host memory, for a while."""
+        if not blocks or self.tier is None:
+            return
+        self._n_returns += 1
+        name = f"return {self._n_returns}"
+        self._returns.append((now_s + RETURN_S, name))
+        if self.disk is not None and self.disk.tier is not None:
+            self.disk.tier.prefetch(name, blocks, float(self._line.number(name)), now_s)
+        else:
+            rows = self.tier.index.lookup(blocks)
+            self.tier.expect(name, rows[rows >= 0], now_s)
+
+    def _forget_returns(self, now_s: float) -> None:
+        """Nobody came, or they came and have what they need: what was kept for returns may go."""
+        assert self.tier is not None
+        while self._returns and self._returns[0][0] <= now_s:
+            _, name = self._returns.popleft()
+            self.tier.dismiss(name)
+            if self.disk is not None and self.disk.tier is not None:
+                self.disk.tier.leave(name)
 
     def _report_overdue(self) -> None:
         assert self.tier is not None
         now_s = time.monotonic()
+        self._forget_returns(now_s)
         if now_s < self._next_overdue_check_s:
             return
         self._next_overdue_check_s = now_s + OVERDUE_CHECK_S
