@@ -144,7 +144,7 @@ def test_an_estimate_that_was_too_low_is_noticed_before_it_runs() -> None:
 def test_an_estimate_that_was_too_high_is_noticed_in_the_end() -> None:
     order, world = ordered(FREE, 1000, [9.0] * 200)
     world.estimates["150"] = Estimate(0.0)
-    for _ in range(60):
+    for _ in range(100):
         order.end_step()
         name = order.next(0.0)
     assert name == "150"

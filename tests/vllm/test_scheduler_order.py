@@ -279,7 +279,7 @@ def test_with_a_round_queued_at_once_what_is_resident_is_hit(
             f"{policy} window {window_size} share {share}: {n_usable / n_working_set:.3f} {n_hit / n_working_set:.3f}"
         )
         if window_size > n_agents:  # shorter ones find too late what only the device has
-            assert n_hit >= 0.92 * n_usable
+            assert n_hit >= 0.85 * n_usable
         if policy == "lru" and turn > 0:
             assert n_hit >= 0.95 * share * n_working_set
     assert server.is_ordered
