@@ -58,6 +58,9 @@ def trace_(
     window: Annotated[int, typer.Option(min=1, help="waiting requests that are ordered together")] = 64,
     max_batched_tokens: Annotated[int, typer.Option(min=1, help="tokens of a step")] = 8192,
     max_running: Annotated[int, typer.Option(min=1, help="requests that run at once")] = 256,
+    replicas: Annotated[
+        int, typer.Option(min=1, help="servers, each with its sessions and in a process of its own")
+    ] = 1,
     bounds: Annotated[bool, typer.Option(help="compute what could be hit at most")] = True,
     hints: Annotated[
         str, typer.Option(metavar="none|trace|correct|wrong", help="what clients say about their sessions")
@@ -91,7 +94,7 @@ def trace_(
             max_batched_tokens=max_batched_tokens,
             max_running=max_running,
         )
-        _print(play(trace, options, hints, seed, block_size, bounds), json_)
+        _print(play(trace, options, hints, seed, block_size, replicas, bounds), json_)
         return
     block_size = block_size or DEFAULT_BLOCK_TOKENS
     packed = pack_trace(read_trace(trace, block_size), block_size)

@@ -2,6 +2,7 @@
 
 from collections.abc import Iterator
 from dataclasses import dataclass, replace
+from functools import partial
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -59,23 +60,31 @@ class ServerOptions:
 
 
 def play(
-    workload: Path, options: ServerOptions, hints: str, seed: int, block_tokens: int | None, has_bounds: bool
+    workload: Path,
+    options: ServerOptions,
+    hints: str,
+    seed: int,
+    block_tokens: int | None,
+    n_replicas: int,
+    has_bounds: bool,
 ) -> dict[str, Any]:
     """Simulate a workload by name, or a trace, and return what `--json` prints."""
+    from elmas.sim.replicas import simulate_trace
     from elmas.sim.run import hit_bounds, simulate
-    from elmas.sim.traces import DEFAULT_BLOCK_TOKENS, read_trace
+    from elmas.sim.traces import DEFAULT_BLOCK_TOKENS
     from elmas.sim.workloads import WORKLOADS, find_rounds
 
     if str(workload) in WORKLOADS:
+        if n_replicas > 1:
+            raise UserError("the rounds of a workload cannot be split: drop --replicas, or give a trace")
         setup = options.setup(block_tokens or _ROUNDS_BLOCK_TOKENS)
         rounds = find_rounds(str(workload))
         outcome = simulate(setup, rounds)
         bounds = hit_bounds(rounds, setup.block_tokens, setup.capacity_blocks) if has_bounds else None
     else:
         setup = options.setup(block_tokens or DEFAULT_BLOCK_TOKENS)
-        outcome = simulate(setup, _with_hints(workload, setup.block_tokens, hints, seed))
-        accesses = read_trace(workload, setup.block_tokens)
-        bounds = hit_bounds(accesses, setup.block_tokens, setup.capacity_blocks) if has_bounds else None
+        open_trace = partial(_requests, workload, setup.block_tokens, hints, seed)
+        outcome, bounds = simulate_trace(setup, open_trace, n_replicas, has_bounds)
     result = {"workload": str(workload), "policy": options.policy if setup.host_bytes else "none", **outcome.to_json()}
     if bounds is not None:
         result["optimal_hit_tokens"] = bounds.optimal_hit_tokens
@@ -84,8 +93,8 @@ def play(
     return result
 
 
-def _with_hints(trace: Path, block_tokens: int, hints: str, seed: int) -> "Iterator[Access]":
-    """Yield the requests of a trace with the hints of this kind."""
+def _requests(trace: Path, block_tokens: int, hints: str, seed: int) -> "Iterator[Access]":
+    """Return the requests of a trace with the hints of this kind."""
     from elmas.sim.hints import hints_for
     from elmas.sim.optimal import look_ahead
     from elmas.sim.packed import pack_trace
@@ -95,7 +104,7 @@ def _with_hints(trace: Path, block_tokens: int, hints: str, seed: int) -> "Itera
     if hints == "trace":
         return accesses
     if hints == "none":
-        return (replace(access, hints=None) for access in accesses)
+        return (replace(access, hints=None) if access.hints is not None else access for access in accesses)
     packed = pack_trace(read_trace(trace, block_tokens), block_tokens)
     given = hints_for(hints, packed, look_ahead(packed), seed)
     return (replace(access, hints=hint) for access, hint in zip(accesses, given, strict=True))
