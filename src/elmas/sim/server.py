@@ -117,7 +117,7 @@ class Server:
         if tiers.disk is not None:
             has_other_work = self._waiting.n_ready > 0 or len(self._running) >= self._plan.max_running
             tiers.before_step(has_other_work, now_s)
-            if self._waiting.n_aside and self._waiting.bring_back(tiers.is_waiting_for_disk):
+            if self._waiting.bring_back(tiers.take_waited()):
                 self._is_blocked = False
 
     def _next_visible_s(self) -> float:
@@ -138,11 +138,20 @@ class Server:
         self._n_arrived += 1
         if self.tiers is not None:
             self.tiers.add(request, self.now_s)
-        self._waiting.arrive(request, self.now_s)
-        if self.tiers is not None and self.tiers.is_waiting_for_disk(request):
-            self._waiting.set_aside(request)
+        is_aside = self.tiers is not None and self.tiers.is_waiting_for_disk(request)
+        self._waiting.arrive(request, is_aside, self.now_s)
+        if is_aside:
+            self._place_reads(request)
         else:
             self._is_blocked = False
+
+    def _place_reads(self, request: Live) -> None:
+        """Read about in the order in which requests will run: by arrival, but those that need computing after their
+        reads will be overtaken, by the bound at most."""
+        assert self.tiers is not None
+        cost = self._work.estimate(request).cost - self.tiers.n_tokens_coming(request)
+        share = min(1.0, max(0.0, cost / request.n_tokens))
+        self.tiers.prioritise_reads(request, request.number + share * self._plan.order.max_overtaken)
 
     def _next_event_s(self) -> float:
         """When something happens next in a server that computes nothing."""

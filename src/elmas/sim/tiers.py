@@ -85,13 +85,14 @@ class Tiers:
         self._to_store: list[Transfer] = []
         self._loading: dict[int, Live] = {}
         self._uncovered: deque[Live] = deque()
-        self._to_write: dict[int, list[BlockHash]] = {}
+        self._to_write: dict[int, tuple[list[BlockHash], int]] = {}
         self._has_offers = False
         self._checked_s = 0.0
+        self._waited: list[str] = []
         if plan.disk is not None:
-            self.disk = self._open_disk(plan.disk)
+            self.disk = self._open_disk(plan.disk, plan.policy)
 
-    def _open_disk(self, plan: DiskPlan) -> VirtualDisk:
+    def _open_disk(self, plan: DiskPlan, policy: str) -> VirtualDisk:
         shape = choose_shape(self._block_bytes, plan.capacity_bytes)
         limits = DiskLimits(
             block_tokens=self._block_tokens,
@@ -101,9 +102,15 @@ class Tiers:
             admits_all=plan.admits_all,
             write_rate_bytes_per_s=plan.write_rate_bytes_per_s,
         )
-        index = SegmentIndex(shape.n_slots, shape.segment_bytes, plan.capacity_bytes)
+        index = SegmentIndex(
+            shape.n_slots,
+            shape.segment_bytes,
+            plan.capacity_bytes,
+            lambda n_rows: POLICIES[policy](n_rows, self.sessions),
+        )
         seen, tails = SeenBlocks(_SEEN_BLOCKS), SeenBlocks(_SEEN_TAILS)
         tier = DiskTier(index, self.host, self.costs, seen, tails, limits, 0.0)
+        tier.on_wait_over = self._waited.append
         write_share = _WRITE_SHARE if plan.write_rate_bytes_per_s is None else 1.0
         return VirtualDisk(tier, self.costs, plan.speed, self._block_bytes, write_share)
 
@@ -120,7 +127,7 @@ class Tiers:
                 rows = self.host.index.lookup(prompt)
                 self.host.expect(request.key, rows[rows >= 0], now_s)
             return
-        found = self.disk.tier.arrive(request.key, prompt)
+        found = self.disk.tier.arrive(request.key, prompt, request.session)
         n_covered = self._block_tokens * self._read_for(request, found, n_ahead, wait_s, now_s)
         self._line.set_work(request.key, self.costs.prefill_s(n_covered, job.n_prompt_tokens - n_covered) or 0.0)
 
@@ -157,8 +164,8 @@ class Tiers:
         job = request.job
         self._line.leave(request.key, now_s)
         self.host.dismiss(request.key)
-        self.store_completed(request, request.n_tokens - 1)
         self.sessions.end(request.session, job.n_prompt_tokens // self._block_tokens, job.blocks, now_s)
+        self.store_completed(request, request.n_tokens - 1)
         if self._offloading is not None:
             rows = self.host.index.lookup(job.blocks)
             self._offloading.ended(rows[rows >= 0], request.session, now_s)
@@ -186,7 +193,7 @@ class Tiers:
         if self.disk is not None:
             admitted = self.disk.tier.admitted(request.key, request.job.blocks, order.places)
             if admitted:
-                self._to_write[order.transfer.number] = admitted
+                self._to_write[order.transfer.number] = (admitted, request.session)
 
     # A step
 
@@ -197,6 +204,21 @@ class Tiers:
         self.disk.pump(now_s)
         if not has_other_work and self.disk.tier.n_waiting:
             self.disk.tier.take_turns(now_s)
+
+    def take_waited(self) -> list[str]:
+        """Return the keys of the requests that wait for the disk no more, since the last call; some may have begun."""
+        waited = self._waited.copy()
+        self._waited.clear()
+        return waited
+
+    def prioritise_reads(self, request: Live, priority: float) -> None:
+        """Read for the request before those of a greater number."""
+        if self.disk is not None:
+            self.disk.tier.prefetcher.set_priority(request.key, priority)
+
+    def n_tokens_coming(self, request: Live) -> int:
+        """Return how many tokens of the request are still to be read from disk."""
+        return 0 if self.disk is None else self.disk.tier.prefetcher.n_left(request.key) * self._block_tokens
 
     def is_waiting_for_disk(self, request: Live) -> bool:
         """Return whether the request should step aside while it is read for."""
@@ -245,9 +267,9 @@ class Tiers:
             transfer = self.host.stored(number, 1, now_s)
             assert transfer is not None
             self._device.release(np.array(transfer.device_blocks, dtype=np.int64))
-            blocks = self._to_write.pop(number, None)
-            if blocks and self.disk is not None:
-                self.disk.tier.admit(blocks)
+            admitted = self._to_write.pop(number, None)
+            if admitted is not None and self.disk is not None:
+                self.disk.tier.admit(*admitted)
         return bool(numbers)
 
     def observe_step(self, n_prompt_tokens: int, pairs: float, seconds: float) -> None:

@@ -5,7 +5,7 @@ of `elmas.scheduling.order`.
 """
 
 from collections import deque
-from collections.abc import Callable
+from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
 from elmas.scheduling.order import Bounds
@@ -43,10 +43,12 @@ class WaitingRequests:
         """Requests that were set aside."""
         return len(self._aside)
 
-    def arrive(self, request: Live, now_s: float) -> None:
-        """A request has arrived."""
+    def arrive(self, request: Live, is_aside: bool, now_s: float) -> None:
+        """A request has arrived, and waits for the disk or not."""
         self._requests[request.key] = request
-        self._order.arrive(request.key, now_s)
+        if is_aside:
+            self._aside[request.key] = request
+        self._order.arrive(request.key, now_s, aside=is_aside)
 
     def loaded(self, request: Live) -> None:
         """The request's load has ended: it goes on before all others."""
@@ -57,16 +59,15 @@ class WaitingRequests:
         self._preempted.appendleft(request)
 
     def set_aside(self, request: Live) -> None:
-        """The request, which has not begun, waits for the disk."""
+        """The request, which has not begun, is found to wait for the disk."""
         self._aside[request.key] = request
         self._order.step_aside(request.key)
 
-    def bring_back(self, is_waiting: Callable[[Live], bool]) -> bool:
-        """Bring those back that wait for the disk no more; returns whether there were any."""
-        back = [request for request in self._aside.values() if not is_waiting(request)]
-        for request in back:
-            del self._aside[request.key]
-            self._order.come_back(request.key)
+    def bring_back(self, keys: Iterable[str]) -> bool:
+        """Bring those of the requests back that were set aside; returns whether there were any."""
+        back = [key for key in keys if self._aside.pop(key, None) is not None]
+        for key in back:
+            self._order.come_back(key)
         return bool(back)
 
     def next(self, now_s: float) -> Live | None:
