@@ -6,6 +6,7 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from elmas.sim.hardware import hardware, model_shape, step_cost
+from elmas.sim.requests import Job
 from elmas.sim.run import Setup, hit_bounds, simulate
 from elmas.sim.server import Server
 from elmas.sim.sources import TraceSource, block_keys
@@ -149,3 +150,23 @@ def test_keys_of_blocks_are_32_bytes_and_differ() -> None:
     assert len(set(keys)) == len(keys)
     assert {len(key) for key in keys} == {32}
     assert block_keys([1, 2])[1] == block_keys([2])[0]
+
+
+@settings(max_examples=30, deadline=None)
+@given(setups(), traces(), st.integers(1, 3))
+def test_no_more_requests_wait_in_the_engine_than_the_front_end_lets_in(
+    setup: Setup, trace: list[Access], max_waiting: int
+) -> None:
+    at_once = [dataclasses.replace(access, arrival_s=0.0) for access in trace]
+    plan = dataclasses.replace(setup.server_plan(), max_waiting=max_waiting)
+    source = TraceSource(at_once, BLOCK_TOKENS)
+    server = Server(plan, step_cost(setup.hardware, setup.shape), source)
+    take = source.take
+
+    def counted_take() -> Job:
+        assert server._waiting.n_ready + server._waiting.n_aside < max_waiting
+        return take()
+
+    source.take = counted_take  # type: ignore[method-assign]
+    assert server.run().counts.n_requests == len(trace)
+    check_is_at_rest(server)

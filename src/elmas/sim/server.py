@@ -49,6 +49,8 @@ class ServerPlan:
     block_bytes: int = 0
     max_batched_tokens: int = 8192
     max_running: int = 256
+    max_waiting: int = 10_000
+    """Requests that wait in the engine at most: later ones wait in front of it, as behind a limit of connections."""
     order: OrderPlan = field(default_factory=OrderPlan)
     tiers: TierPlan | None = None
     frontend_s: float = 0.0
@@ -121,7 +123,9 @@ class Server:
                 self._is_blocked = False
 
     def _next_visible_s(self) -> float:
-        """When the engine sees the next arrival: the front end takes its time for each."""
+        """When the engine sees the next arrival: the front end takes its time for each, and lets only so many in."""
+        if self._waiting.n_ready + self._waiting.n_aside >= self._plan.max_waiting:
+            return math.inf
         return max(self._source.next_arrival_s(), self._frontend_free_s) + self._plan.frontend_s
 
     def _arrive(self, job: Job) -> None:
@@ -296,6 +300,8 @@ class Server:
         """Take all from a running request, the last to have begun; it will begin anew."""
         if request in self._decoding:
             self._decoding.remove(request)
+        if self.tiers is not None:
+            self.tiers.store_completed(request, request.n_computed)
         self._give_back(request)
         if request is self._partial:
             self._partial = None
@@ -305,11 +311,9 @@ class Server:
         self._waiting.preempted(request)
 
     def _give_back(self, request: Live) -> None:
-        """The request runs no more; the blocks that it has computed are considered for storing."""
+        """The request runs no more, and what it has computed was considered for storing."""
         del self._running[request]
         self._register(request, request.n_computed)
-        if self.tiers is not None:
-            self.tiers.store_completed(request, request.n_computed)
         self.device.release(request.own_blocks)
         request.n_device_blocks = request.n_registered = 0
         self._is_blocked = False
