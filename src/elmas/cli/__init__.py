@@ -12,6 +12,7 @@ from elmas.cli.disk import disk
 from elmas.cli.model import model
 from elmas.cli.serve import serve
 from elmas.cli.simulate import simulate
+from elmas.cli.simulate_studies import load, plot
 from elmas.errors import UserError
 
 app = typer.Typer(
@@ -25,6 +26,8 @@ app.command(name="serve", context_settings={"allow_extra_args": True, "ignore_un
 app.command(name="model", no_args_is_help=True)(model)
 app.add_typer(bench, name="bench")
 app.add_typer(disk, name="disk")
+simulate.command()(load)
+simulate.command()(plot)
 app.add_typer(simulate, name="simulate")
 
 

@@ -55,7 +55,7 @@ def trace_(
         str | None, typer.Option(metavar="SIZE", help="bytes per second each way; default: the machine's")
     ] = None,
     scheduler: Annotated[str, typer.Option(metavar="fcfs|elmas", help="order of waiting requests")] = "elmas",
-    window: Annotated[int, typer.Option(min=1, help="waiting requests that are ordered together")] = 64,
+    window: Annotated[int, typer.Option(min=1, help="waiting requests that are ordered together")] = 10_000,
     max_batched_tokens: Annotated[int, typer.Option(min=1, help="tokens of a step")] = 8192,
     max_running: Annotated[int, typer.Option(min=1, help="requests that run at once")] = 256,
     replicas: Annotated[
