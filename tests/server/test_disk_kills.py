@@ -1,6 +1,6 @@
 """kill -9 at random moments under load: every restart is clean, no token is wrong, and what was sealed is found.
 
-ELMAS_KILLS says how often (3), ELMAS_KILLS_SEED makes a run like an earlier one, ELMAS_KILLS_RESULT names a JSON file
+ELMAS_KILLS says how often (2), ELMAS_KILLS_SEED makes a run like an earlier one, ELMAS_KILLS_RESULT names a JSON file
 that takes what happened, kill by kill.
 """
 
@@ -25,7 +25,7 @@ from elmas.tiers.disk.verify import verify_directory
 from tests.server.client import Answer, assert_same_tokens
 from tests.server.disk import Agents, disk_count, disk_shape, found_at_start, metric, n_blocks, scan, wait_until
 
-N_KILLS = int(os.environ.get("ELMAS_KILLS", "3"))
+N_KILLS = int(os.environ.get("ELMAS_KILLS", "2"))
 SEED = int(os.environ.get("ELMAS_KILLS_SEED", str(time.time_ns() % 10**6)))
 RESULT = os.environ.get("ELMAS_KILLS_RESULT")
 
