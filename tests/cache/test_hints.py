@@ -14,9 +14,11 @@ from elmas.cache.hints import NO_HINTS, Hints, Trust, parse_hints
 def test_all_hints_are_read() -> None:
     values = {
         "session": "a", "next_use_s": 3, "next_use_steps": 2, "ttl_s": 60.0, "priority": 2.0,
-        "done": True, "prefetch": True, "signal": True,
+        "done": True, "prefetch": True, "signal": True, "prefixes": [[200, 4], [100, 1.5]],
     }  # fmt: skip
-    assert parse_hints(values) == (Hints("a", 3, 2, 60.0, 2.0, True, True, True), 0)
+    prefixes = ((100, 1.5), (200, 4.0))
+    assert parse_hints(values) == (Hints("a", 3, 2, 60.0, 2.0, True, True, True, prefixes), 0)
+    assert parse_hints({"prefixes": []}) == (Hints(prefixes=()), 0)
     assert parse_hints(None) == (NO_HINTS, 0)
 
 
@@ -35,6 +37,17 @@ def test_all_hints_are_read() -> None:
         {"ttl_s": 1e12},
         {"priority": None},
         {"done": 1},
+        {"prefixes": 3},
+        {"prefixes": [[1]]},
+        {"prefixes": [[1, 2, 3]]},
+        {"prefixes": [[0, 1.0]]},
+        {"prefixes": [[16.0, 1.0]]},
+        {"prefixes": [[True, 1.0]]},
+        {"prefixes": [[1 << 40, 1.0]]},
+        {"prefixes": [[16, -1.0]]},
+        {"prefixes": [[16, math.inf]]},
+        {"prefixes": [[16, 1.0], "x"]},
+        {"prefixes": [[16, 1.0]] * 17},
         {"nonsense": 1},
         {3: 4},
         [],
@@ -59,7 +72,9 @@ json_values = st.recursive(
     lambda inner: st.lists(inner, max_size=3) | st.dictionaries(st.text(max_size=12), inner, max_size=3),
     max_leaves=6,
 )
-keys = st.sampled_from(["session", "next_use_s", "next_use_steps", "ttl_s", "priority", "done", "prefetch", "signal"])
+keys = st.sampled_from(
+    ["session", "next_use_s", "next_use_steps", "ttl_s", "priority", "done", "prefetch", "signal", "prefixes"]
+)
 
 
 @given(json_values | st.dictionaries(keys | st.text(max_size=5), json_values))
@@ -80,10 +95,10 @@ def test_wrong_predictions_lose_trust_for_their_tenant_only_and_right_ones_regai
     for _ in range(30):
         trust.returned(good, predicted_s=10.0, actual_s=11.0)
         trust.returned(bad, predicted_s=10.0, actual_s=50.0)
-    assert trust.believes_uses(numbers(good, bad)).tolist() == [True, False]
+    assert trust.believes_returns(numbers(good, bad)).tolist() == [True, False]
     for _ in range(60):
         trust.returned(bad, predicted_s=10.0, actual_s=10.0)
-    assert trust.believes_uses(numbers(bad)).all()
+    assert trust.believes_returns(numbers(bad)).all()
 
 
 def test_ends_that_were_none_lose_trust() -> None:
@@ -91,10 +106,29 @@ def test_ends_that_were_none_lose_trust() -> None:
     for _ in range(10):
         trust.ended(0, is_true=True)
     assert trust.believes_ends(numbers(0)).all()
-    assert not trust.believes_uses(numbers(0)).any(), "one says nothing of the other"
+    assert not trust.believes_returns(numbers(0)).any(), "one says nothing of the other"
     for _ in range(10):
         trust.ended(0, is_true=False)
     assert not trust.believes_ends(numbers(0)).any()
+
+
+def test_a_few_predictions_must_come_true_before_any_is_believed() -> None:
+    trust = Trust()
+    n_true = 0
+    while not trust.believes_returns(numbers(0))[0]:
+        trust.returned(0, predicted_s=10.0, actual_s=10.0)
+        n_true += 1
+    assert 3 <= n_true <= 10
+
+
+def test_who_predicts_well_is_believed_in_ends_until_one_is_refuted() -> None:
+    trust = Trust()
+    assert not trust.believes_ends(numbers(0))[0]
+    for _ in range(20):
+        trust.returned(0, predicted_s=10.0, actual_s=10.0)
+    assert trust.believes_ends(numbers(0))[0]
+    trust.ended(0, is_true=False)
+    assert not trust.believes_ends(numbers(0))[0]
 
 
 def test_tenants_beyond_the_table_share_a_number() -> None:

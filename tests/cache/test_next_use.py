@@ -85,12 +85,14 @@ class Life(RuleBasedStateMachine):
     def books_balance(self) -> None:
         self.tier.index.check_integrity()
         policy, resident = self.tier.policy, np.array(sorted(self.tier.index._resident.values()), dtype=np.int64)
-        known = np.flatnonzero(policy._unit_of >= 0)
+        units = policy._units
+        known = np.flatnonzero(units._unit_of >= 0)
         assert known.tolist() == resident.tolist(), "the policy knows exactly what is resident"
-        counts = np.bincount(policy._unit_of[known], minlength=policy._n_rows.size)
-        assert np.array_equal(counts, policy._n_rows)
-        assert len(policy._free) == np.count_nonzero(policy._n_rows == 0)
-        assert all(policy._n_rows[unit] for unit in policy._unit_of_session.values())
+        assert np.array_equal(np.bincount(units.of(known), minlength=units.size), units.n_rows)
+        assert len(units._free) == np.count_nonzero(units.n_rows == 0)
+        assert all(units.n_rows[unit] for unit in units._own.values())
+        for unit in np.flatnonzero(units.n_rows).tolist():
+            assert sorted(units._live(unit)) == np.flatnonzero(units._unit_of == unit).tolist()
         worth = policy.worth(resident)
         assert np.isfinite(worth).all()
         assert (worth >= 0).all()

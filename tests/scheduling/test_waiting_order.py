@@ -7,8 +7,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from hypothesis.stateful import RuleBasedStateMachine, initialize, invariant, precondition, rule
 
-from elmas.scheduling.order import Bounds
-from elmas.scheduling.waiting_order import Estimate, WaitingOrder
+from elmas.scheduling.bounds import Bounds
+from elmas.scheduling.ranking import Estimate
+from elmas.scheduling.waiting_order import WaitingOrder
 
 FREE = Bounds(max_overtaken=10_000, max_wait_s=1e9)
 
@@ -96,6 +97,38 @@ def test_waiting_too_long_ends_the_overtaking() -> None:
     order.arrive("hit", 20.0)
     assert order.next(29.9) == "hit"
     assert drain(order, 30.0) == ["0", "1", "hit"]
+
+
+@settings(deadline=None)
+@given(
+    st.floats(1.0, 30.0),
+    st.lists(st.tuples(st.floats(0.0, 3.0), st.lists(st.integers(0, 3).map(float), max_size=3)), max_size=60),
+)
+def test_with_a_slot_per_step_nobody_is_overtaken_after_the_longest_wait(
+    max_wait_s: float, steps: list[tuple[float, list[float]]]
+) -> None:
+    """In virtual time, new ones arriving all the time: until its longest wait is over cheaper ones pass."""
+    order, world = ordered(Bounds(10_000, max_wait_s), 1000, [2.0])
+    arrived_s = {"0": 0.0}
+    now_s = 0.0
+    for seconds, costs in steps:
+        for cost in costs:
+            name = str(len(world.estimates))
+            world.estimates[name] = Estimate(cost)
+            order.arrive(name, now_s)
+            arrived_s[name] = now_s
+        now_s += seconds
+        chosen = order.next(now_s)
+        if chosen is None:
+            continue
+        is_over = [name for name, since_s in arrived_s.items() if now_s - since_s >= max_wait_s]
+        if is_over:
+            assert chosen == is_over[0]
+        else:
+            assert chosen == min(arrived_s, key=lambda name: (world.estimates[name].cost, int(name)))
+        order.take(chosen)
+        order.end_step()
+        del arrived_s[chosen]
 
 
 def test_requests_that_lack_the_same_block_follow_the_first_of_them() -> None:
@@ -264,7 +297,7 @@ class Model(RuleBasedStateMachine):
 
     @rule()
     def end_step(self) -> None:
-        assert self.order.end_step() == sorted(self.taken)
+        assert self.order.end_step() == self.taken
         for name in self.taken:
             del self.arrived_s[name]
             for other in self.arrived_s:

@@ -1,6 +1,7 @@
 """A replay hits what a simple model of the same policy hits, and never more than the bounds allow."""
 
 from collections import OrderedDict
+from dataclasses import replace
 
 import numpy as np
 import pytest
@@ -103,7 +104,14 @@ def test_correct_hints_say_when_the_session_asks_again_and_when_never() -> None:
     trace = pack_trace(turns, 1)
     hints = hints_for("correct", trace, look_ahead(trace))
     done = Hints(is_done=True)
-    assert hints == [Hints(next_use_s=4.0), done, done, Hints(next_use_s=2.0), done]
+    assert [replace(hint, prefixes=None) for hint in hints] == [
+        Hints(next_use_s=4.0),
+        done,
+        done,
+        Hints(next_use_s=2.0),
+        done,
+    ]
+    assert hints[0].prefixes == ((1, 1.0),), "the first block is asked for by another session before"
 
 
 def test_wrong_hints_call_sessions_done_that_return_and_expect_those_that_do_not() -> None:

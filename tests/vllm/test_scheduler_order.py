@@ -8,10 +8,11 @@ from vllm.v1.core.sched.request_queue import PriorityRequestQueue
 from elmas.cache.index import resident_run
 from elmas.cache.retention import POLICIES
 from elmas.scheduling.waiting_order import WaitingOrder
+from elmas.scheduling.work import run_end
 from elmas.vllm.metadata import Confirmations
 from elmas.vllm.scheduler import make_scheduler
 from elmas.vllm.waiting_queue import WaitingQueue
-from elmas.vllm.work_estimates import run_end
+from elmas.vllm.work_estimates import WorkEstimates
 from tests.vllm.oracle import BLOCK_SIZE, Server
 
 
@@ -89,6 +90,35 @@ def test_after_the_longest_wait_nobody_overtakes(model_shape: str) -> None:
         server.add(f"{number}", prompt_of(1 if number % 2 else number + 2, 4), 1)
     server.run()
     assert server.begun == ["warm", *names]
+
+
+@pytest.mark.parametrize("max_wait_s", [3.0, 7.0])
+def test_hits_overtake_a_miss_until_it_has_waited_long_enough(
+    model_shape: str, monkeypatch: pytest.MonkeyPatch, max_wait_s: float
+) -> None:
+    """Each step takes a second of virtual time, and for every hit that begins a new one arrives."""
+    now_s = 0.0
+    monkeypatch.setattr("elmas.vllm.waiting_queue.monotonic", lambda: now_s)
+    settings = {"scheduler_max_wait_s": max_wait_s}
+    server = OrderedServer(model_shape, settings, n_blocks=40, n_rows=100, max_num_seqs=1, max_batched_tokens=64)
+    server.add("warm", prompt_of(1, 4), 1)
+    server.run()
+    server.add("running", prompt_of(3, 2), 2)
+    server.step()
+    server.add("miss", prompt_of(2, 8), 1)
+    hits_begun_s = []
+    n_hits = 0
+    while "miss" not in server.begun:
+        while len(server.scheduler.waiting) < 5:
+            server.add(f"hit-{n_hits}", prompt_of(1, 4), 1)
+            n_hits += 1
+        n_before = len(server.begun)
+        server.step()
+        hits_begun_s += [now_s for name in server.begun[n_before:] if name.startswith("hit")]
+        now_s += 1.0
+    assert max_wait_s - 2.0 <= hits_begun_s[-1] < max_wait_s  # the one slot is taken for a step or two
+    assert server.is_ordered
+    server.run()
 
 
 def test_hits_on_the_device_come_before_hits_in_host_memory_before_misses(
@@ -192,9 +222,11 @@ def test_any_error_leaves_first_come_first_served(
         assert server.begun[-6:] == [f"{number}" for number in range(30, 36)]
 
 
-def test_an_estimate_that_fails_leaves_first_come_first_served(model_shape: str) -> None:
+def test_an_estimate_that_fails_leaves_first_come_first_served(
+    model_shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
     server = OrderedServer(model_shape, n_blocks=30, n_rows=60, max_num_seqs=1, max_batched_tokens=16)
-    server.scheduler.waiting._order._estimate = lambda name: 1 // 0
+    monkeypatch.setattr(WorkEstimates, "estimate", lambda self, request: 1 // 0)
     names = [f"{number}" for number in range(5)]
     for name in names:
         server.add(name, prompt_of(int(name), 2), 1)
@@ -234,19 +266,13 @@ def test_preempted_requests_go_on_before_all_others(model_shape: str, monkeypatc
     assert server.is_ordered
 
 
-@pytest.mark.parametrize("there", [[], [0], [0, 1, 2], [0, 1, 2, 3, 4, 5, 6]])
-def test_a_run_is_found_by_halving(there: list[int]) -> None:
-    assert run_end(lambda place: place in there, 0, 7) == len(there)
-    assert run_end(lambda place: place in there, 2, 7) == max(2, len(there))
-
-
 def usable_blocks(server: OrderedServer, names: list[str], n_blocks: int) -> int:
     """Return how many of the waiting requests' first blocks are on the device or after that in host memory."""
     index, pool = server.half.tier.index, server.scheduler.kv_cache_manager.block_pool
     n_usable = 0
     for name in names:
         hashes = server.scheduler.requests[name].block_hashes
-        end = run_end(lambda place, of=hashes: pool.get_cached_block(of[place], [0]) is not None, 0, n_blocks)
+        end = run_end(lambda block: pool.get_cached_block(block, [0]) is not None, hashes, 0, n_blocks)
         n_usable += end + resident_run(index.lookup(hashes[:n_blocks]), end).size
     return n_usable
 

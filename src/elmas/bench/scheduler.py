@@ -70,7 +70,7 @@ def step_table(result: SchedulerResult) -> Table:
     headings = (
         "waiting",
         "in host memory",
-        "slot free",
+        "begin",
         "us",
         "of that the order",
         "no-op connector, us",
@@ -82,7 +82,7 @@ def step_table(result: SchedulerResult) -> Table:
         table.add_row(
             str(cost.n_waiting),
             "all" if cost.is_resident else "none",
-            "yes" if cost.is_admitting else "no",
+            str(cost.n_admitted),
             f"{cost.microseconds:.0f}",
             f"{cost.order_microseconds:.0f}",
             f"{cost.noop_microseconds:.0f}",

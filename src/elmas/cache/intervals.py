@@ -28,6 +28,13 @@ class Intervals:
         self._n_all = 0
         self._log_all = 0.0
 
+    def grow(self, n: int) -> None:
+        """Make place for `n` things in all."""
+        more = n - self.last_s.size
+        self.last_s = np.concatenate((self.last_s, np.zeros(more)))
+        self._n_gaps = np.concatenate((self._n_gaps, np.zeros(more, dtype=np.int32)))
+        self._log_gap = np.concatenate((self._log_gap, np.zeros(more)))
+
     def begin(self, place: int, now_s: float) -> None:
         """A new thing, used now for the first time."""
         self.last_s[place], self._n_gaps[place], self._log_gap[place] = now_s, 0, 0.0

@@ -23,6 +23,9 @@ _N_BINS = _EDGES.size + 1
 _FORGET = 0.5 ** (1 / 4000)
 """Each return lowers the weight of all before it by this factor."""
 
+_FEW_RETURNS = 8
+"""Fewer say nothing of how long things may stay away."""
+
 _AROUND = 1.3
 _NEIGHBOURS = 1.0
 """Bins whose ages differ by less than this factor lend a bin the weight of so many things."""
@@ -59,6 +62,14 @@ class Returns:
     def gave_up(self, ages: Ages) -> None:
         """Things that had not come back at these ages are not watched any more."""
         np.add.at(self._given_up, np.searchsorted(_EDGES, ages, side="right"), self._weight)
+
+    def latest_age(self, share: float) -> float:
+        """Return the age until which this share of all returns happened; infinite where few were seen."""
+        seen = np.cumsum(self._returned)
+        if seen[-1] < _FEW_RETURNS * self._weight:
+            return float("inf")
+        place = int(np.searchsorted(seen, share * seen[-1]))
+        return float(_EDGES[place]) if place < _EDGES.size else float("inf")
 
     def refresh(self, waiting_ages: Ages) -> None:
         """Learn from all returns so far and from what waits now, and compute the index anew. O(ages + bins squared)."""

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from elmas.cache.hints import NO_HINTS, Hints, Trust
 from elmas.cache.intervals import Intervals
+from elmas.cache.prefixes import Prefixes, prefixes_in_blocks
 from elmas.cache.returns import Returns
 from elmas.cache.rows import BlockHash
 
@@ -21,23 +22,28 @@ NO_SESSION = -1
 """Stands where a request's session is not known."""
 
 _N_SLOTS = 1 << 17
-_OVERDUE_SHARE = 0.5
+_BLOCK_TOKENS = 16
+_OVERDUE_SHARE = 0.3
 _OVERDUE_S = 1.0
 """A hint holds for this share of its span, and this long at least, after its time; then the session's habits count."""
-_SOONEST_S = 1e-3
-_AGE_OF_END = 4.0
-"""A session that stays away for so many of its intervals had ended."""
+SOONEST_S = 1e-3
+"""What is due is worth no more than what is due in this time."""
+_RETURNS_BEFORE_END = 0.98
+"""A session had ended that stays away for longer than this share of those that came back did."""
 
 
 class Sessions:
     """The sessions of one server, each in a slot 0 .. n_slots - 1. Times are those of the calls; `now_s` is the
-    latest."""
+    latest. Blocks are of `block_tokens` tokens."""
 
-    def __init__(self, n_slots: int = _N_SLOTS) -> None:
+    def __init__(self, n_slots: int = _N_SLOTS, block_tokens: int = _BLOCK_TOKENS) -> None:
+        self.block_tokens = block_tokens
         self.now_s = 0.0
         self.n_arrivals = 0
         self.generation: NDArray[np.int64] = np.full(n_slots, NO_SESSION, dtype=np.int64)
         """Changes when a slot is given to another session."""
+        self.prefixes_of: dict[int, Prefixes] = {}
+        """What the latest request of each session said of its prefixes, where it did."""
         self.tenant_of: NDArray[np.int32] = np.zeros(n_slots, dtype=np.int32)
         self._generations = count()
         self._trust = Trust()
@@ -80,8 +86,12 @@ class Sessions:
             (self._first if self._is_first[slot] else self._later).returned(age)
             self._is_first[slot] = False
             self._touch(slot)
+        self.prefixes_of.pop(slot, None)
         if hints is not NO_HINTS:
             self.hint(slot, hints, now_s)
+        if hints.prefixes is not None:
+            said = prefixes_in_blocks(hints.prefixes, hashes, self.block_tokens, tenant, now_s)
+            self.prefixes_of[slot] = said
         return slot
 
     def end(self, slot: int, n_prompt_blocks: int, hashes: Sequence[BlockHash], now_s: float) -> None:
@@ -145,17 +155,27 @@ class Sessions:
         predicted_s = self._predicted_s[slots]
         waited_s = self.now_s - self._intervals.last_s[slots]
         left_s = predicted_s - waited_s
-        grace_s = np.maximum(_OVERDUE_S, _OVERDUE_SHARE * predicted_s)
-        holds = (left_s > -grace_s) & self._trust.believes_uses(tenants)  # a comparison with NaN is false
-        values = np.where(holds, 1 / np.maximum(np.abs(left_s), _SOONEST_S), values) * self._priority[slots]
+        holds = is_not_overdue(left_s, predicted_s) & self._trust.believes_returns(tenants)
+        values = np.where(holds, 1 / np.maximum(np.abs(left_s), SOONEST_S), values) * self._priorities(slots)
         is_over = (self._is_done[slots] & self._trust.believes_ends(tenants)) | (waited_s > self._ttl_s[slots])
         return np.where(is_over, 0.0, values)
 
-    def is_hinted(self, slots: NDArray[np.int64]) -> NDArray[np.bool_]:
-        """Return for each session whether hints could raise its worth."""
-        return ~np.isnan(self._predicted_s[slots]) | (self._priority[slots] > 1.0)
+    # How far hints are believed
+
+    def believes_prefixes(self, tenants: NDArray[np.int32]) -> NDArray[np.bool_]:
+        """Return for each tenant whether what it says of its prefixes is believed."""
+        return self._trust.believes_prefixes(tenants)
+
+    def judge_prefix(self, tenant: int, predicted_s: float, actual_s: float) -> None:
+        """A prefix of which a tenant said that it would be asked for after `predicted_s` was so after `actual_s`; inf:
+        not yet, long after."""
+        self._trust.used(tenant, predicted_s, actual_s)
 
     # Within
+
+    def _priorities(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
+        priority = self._priority[slots]
+        return np.where(self._trust.distrusts(self.tenant_of[slots]), np.minimum(1.0, priority), priority)
 
     def _ages(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
         waited_s = np.maximum(0.0, self.now_s - self._intervals.last_s[slots])
@@ -164,11 +184,10 @@ class Sessions:
     def _judge_return(self, slot: int, now_s: float) -> None:
         """The session is back: whatever its hints said holds no longer."""
         tenant = int(self.tenant_of[slot])
-        if not self._is_judged[slot]:
-            if self._is_done[slot]:
-                self._trust.ended(tenant, is_true=False)
-            elif not np.isnan(self._predicted_s[slot]):
-                self._trust.returned(tenant, float(self._predicted_s[slot]), now_s - self.last_s(slot))
+        if self._is_done[slot]:
+            self._trust.ended(tenant, is_true=False)
+        elif not (self._is_judged[slot] or np.isnan(self._predicted_s[slot])):
+            self._trust.returned(tenant, float(self._predicted_s[slot]), now_s - self.last_s(slot))
         self._is_done[slot] = False
         self._predicted_s[slot] = np.nan
         self._ttl_s[slot] = np.inf
@@ -178,7 +197,8 @@ class Sessions:
         waited_s = self.now_s - self._intervals.last_s[slots]
         predicted_s = self._predicted_s[slots]
         is_new = ~self._is_judged[slots]
-        has_ended = is_new & self._is_done[slots] & (ages > _AGE_OF_END)
+        first, later = (returns.latest_age(_RETURNS_BEFORE_END) for returns in (self._first, self._later))
+        has_ended = is_new & self._is_done[slots] & (ages > np.where(self._is_first[slots], first, later))
         is_missed = is_new & ~self._is_done[slots] & (waited_s > 2 * predicted_s + _OVERDUE_S)
         for slot in slots[has_ended].tolist():
             self._trust.ended(int(self.tenant_of[slot]), is_true=True)
@@ -218,6 +238,7 @@ class Sessions:
     def _give_up(self, slot: int) -> None:
         (self._first if self._is_first[slot] else self._later).gave_up(self._ages(np.array([slot])))
         self._set_keys(slot, ())
+        self.prefixes_of.pop(slot, None)
         del self._by_age[slot]
         self._free.append(slot)
 
@@ -232,3 +253,8 @@ class Sessions:
         self._keys_of[slot] = keys
         for key in keys:
             self._slot_of[key] = slot
+
+
+def is_not_overdue(left_s: NDArray[np.float64], predicted_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+    """Return whether predictions, of which so much time is left, may still come true; not where they are NaN."""
+    return np.asarray(left_s > -np.maximum(_OVERDUE_S, _OVERDUE_SHARE * predicted_s))

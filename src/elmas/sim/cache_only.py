@@ -95,7 +95,7 @@ def replay_cache_only(
 
 def _replay(trace: PackedTrace, policy: str, host_blocks: int, hints: Sequence[Hints]) -> tuple[NDArray[np.int64], int]:
     """Return the blocks that each request hits, and the number of evictions."""
-    sessions = Sessions()
+    sessions = Sessions(block_tokens=trace.block_tokens)
     index = TierIndex(host_blocks, POLICIES[policy](host_blocks, sessions))
     hit_blocks = np.zeros(trace.n_requests, dtype=np.int64)
     # Views, not lists: millions of Python numbers would take more memory than the blocks.

@@ -34,7 +34,7 @@ def plot_retention(results: Mapping[str, Any], path: Path) -> None:
         for arm, style in _STYLES.items():
             means = [_mean(cells, capacity, arm) for capacity in capacities]
             if None not in means:
-                axis.plot(capacities, means, label=arm, markersize=4, linewidth=1.3, **style)  # type: ignore[arg-type]
+                axis.plot(capacities, means, label=arm, markersize=4, linewidth=1.3, **style)
         axis.set_title(family, fontsize=10)
         axis.set_xlabel("tier / working set", fontsize=8)
         axis.set_ylabel("prompt tokens hit, %", fontsize=8)

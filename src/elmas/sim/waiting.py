@@ -1,15 +1,16 @@
 """The waiting requests of a simulated server, in the order in which they are asked for.
 
 As in vLLM: requests whose load has ended come first, then preempted ones, then those that have not begun, in the order
-of `elmas.scheduling.order`.
+of `elmas.scheduling.waiting_order`.
 """
 
 from collections import deque
 from collections.abc import Callable, Iterable
 from dataclasses import dataclass
 
-from elmas.scheduling.order import Bounds
-from elmas.scheduling.waiting_order import Estimate, WaitingOrder
+from elmas.scheduling.bounds import Bounds
+from elmas.scheduling.ranking import Estimate
+from elmas.scheduling.waiting_order import WaitingOrder
 from elmas.sim.requests import Live
 
 

@@ -10,7 +10,7 @@ from typing import Any
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
-from elmas.scheduling.order import Bounds
+from elmas.scheduling.bounds import Bounds
 from elmas.scheduling.waiting_order import WaitingOrder
 from elmas.settings import CacheSettings
 from elmas.vllm.log import logger
@@ -39,7 +39,8 @@ class ReorderingMixin:
         bounds = Bounds(settings.scheduler_max_overtaken, settings.scheduler_max_wait_s)
         window_size = settings.scheduler_window_size if settings.reorder else 1
         order = WaitingOrder(bounds, window_size, lambda name: estimates.estimate(self.requests[name]))  # type: ignore[attr-defined]
-        self._elmas_queue = WaitingQueue(order, self._has_room, half.is_waiting_for_disk, estimates)
+        told = estimates if window_size > 1 else None
+        self._elmas_queue = WaitingQueue(order, self._has_room, half.is_waiting_for_disk, told)
         self.waiting = self._elmas_queue
 
     def add_request(self, request: Any) -> None:

@@ -23,6 +23,9 @@ BLOCK_SIZE = 16
 
 _WARM_UP_STEPS = 8
 
+_MANY_AT_ONCE = 64
+"""Requests that begin in one step when all agents of a round come at once."""
+
 HOOKS = (
     "on_new_request",
     "get_num_new_matched_tokens",
@@ -52,14 +55,14 @@ class RequestCost:
 @dataclass(frozen=True)
 class StepCost:
     """Median microseconds of one scheduling step with `n_waiting` requests waiting, their blocks in host memory
-    (`is_resident`) or nowhere, while none is admitted or one (`is_admitting`).
+    (`is_resident`) or nowhere, while `n_admitted` of them begin.
 
     `first_come_microseconds` is the same with MT-APC and no order, `noop_microseconds` with the no-op connector.
     """
 
     n_waiting: int
     is_resident: bool
-    is_admitting: bool
+    n_admitted: int
     microseconds: float
     first_come_microseconds: float
     noop_microseconds: float
@@ -71,8 +74,8 @@ class StepCost:
 
     @property
     def budget_microseconds(self) -> float:
-        """What a whole step may take, the order included."""
-        return 1000.0
+        """What a whole step may take: 1 ms, and where many begin at once 1 ms more than in order of arrival."""
+        return 1000.0 if self.n_admitted <= 1 else 1000.0 + self.first_come_microseconds
 
 
 def request_costs(model: str, sizes: Sequence[int], n_trials: int = 15) -> list[RequestCost]:
@@ -107,19 +110,20 @@ def request_costs(model: str, sizes: Sequence[int], n_trials: int = 15) -> list[
 
 
 def step_costs(model: str, n_waiting: int, n_prompt_blocks: int = 64, n_trials: int = 30) -> list[StepCost]:
-    """Return the cost of a step while `n_waiting` requests wait: with no slot free, and while one is admitted."""
-    noop = _step_seconds(model, "ElmasNoopConnector", {}, None, n_waiting, False, n_prompt_blocks, n_trials)
+    """Return the cost of a step while `n_waiting` requests wait: with no slot free, while one begins, and while as many
+    begin as at the start of a round."""
     costs = []
-    for is_resident in (False, True):
-        first_come, ordered = (
-            _step_seconds(
-                model, "ElmasConnector", settings, make_scheduler, n_waiting, is_resident, n_prompt_blocks, n_trials
+    for n_at_once in (1, _MANY_AT_ONCE):
+        sizes = n_waiting, n_at_once, n_prompt_blocks, n_trials
+        noop = _step_seconds(model, "ElmasNoopConnector", {}, None, False, *sizes)
+        for is_resident in (False, True):
+            first_come, ordered = (
+                _step_seconds(model, "ElmasConnector", settings, make_scheduler, is_resident, *sizes)
+                for settings in ({"reorder": False}, {})
             )
-            for settings in ({"reorder": False}, {})
-        )
-        for is_admitting in (False, True):
-            seconds = (each[is_admitting] for each in (ordered, first_come, noop))
-            costs.append(StepCost(n_waiting, is_resident, is_admitting, *(1e6 * each for each in seconds)))
+            for n_admitted in (0, 1) if n_at_once == 1 else (n_at_once,):
+                seconds = (each[n_admitted] for each in (ordered, first_come, noop))
+                costs.append(StepCost(n_waiting, is_resident, n_admitted, *(1e6 * each for each in seconds)))
     return costs
 
 
@@ -195,12 +199,14 @@ def _step_seconds(
     connector: str,
     settings: dict[str, Any],
     scheduler_class: Any,
-    n_waiting: int,
     is_resident: bool,
+    n_waiting: int,
+    n_at_once: int,
     n_prompt_blocks: int,
     n_trials: int,
-) -> dict[bool, float]:
-    max_num_seqs = 16
+) -> dict[int, float]:
+    """Return the median of the steps in which nobody can begin, and of those in which `n_at_once` do."""
+    max_num_seqs = max(16, n_at_once)
     n_requests = n_waiting + max_num_seqs
     scheduler = make_bare_scheduler(
         model,
@@ -227,17 +233,18 @@ def _step_seconds(
     gc.freeze()
     for request in requests:
         scheduler.add_request(request)
-    seconds: dict[bool, list[float]] = {False: [], True: []}
-    for trial in range(2 * n_trials + _WARM_UP_STEPS):
+    seconds: dict[int, list[float]] = {0: [], n_at_once: []}
+    for step in range(2 * n_trials + _WARM_UP_STEPS):
         begin_s = time.perf_counter()
         output = scheduler.schedule()
         spent_s = time.perf_counter() - begin_s
-        is_admitting = trial % 2 == 1
-        if trial >= _WARM_UP_STEPS:
-            seconds[is_admitting].append(spent_s)
+        n_admitted = n_at_once * (step % 2)
+        if step >= _WARM_UP_STEPS:
+            seconds[n_admitted].append(spent_s)
         sampled = {name: [1] for name in output.num_scheduled_tokens}
         answer_step(scheduler, output, sampled, _all_copied(output.kv_connector_metadata))
-        if not is_admitting and scheduler.running:  # the next step has a free slot
-            scheduler.finish_requests(scheduler.running[0].request_id, RequestStatus.FINISHED_ABORTED)
+        if not n_admitted:  # the next step has free slots
+            ended = [request.request_id for request in scheduler.running[:n_at_once]]
+            scheduler.finish_requests(ended, RequestStatus.FINISHED_ABORTED)
     gc.unfreeze()
-    return {is_admitting: median(values) for is_admitting, values in seconds.items()}
+    return {n_admitted: median(values) for n_admitted, values in seconds.items()}

@@ -5,10 +5,10 @@ rebuilt in a step: the order is asked for one request when vLLM has room for one
 others, as in vLLM. After any error of the order it is first come first served.
 """
 
-import time
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from functools import partial
+from time import monotonic
 from typing import Any
 
 from vllm.v1.core.sched.request_queue import RequestQueue
@@ -21,8 +21,8 @@ from elmas.vllm.work_estimates import WorkEstimates
 class WaitingQueue(RequestQueue):
     """See the module. `has_room` says whether vLLM could take up a request at all; without room nothing is chosen.
 
-    `is_waiting_for_disk` says whether a request should step aside; `estimates` are told who begins. Requests come in
-    with `add_request` and are ordered from `arrived` on, when the connector knows them.
+    `is_waiting_for_disk` says whether a request should step aside; `estimates`, if the order needs any, are told who
+    begins. Requests come in with `add_request` and are ordered from `arrived` on, when the connector knows them.
     """
 
     def __init__(
@@ -30,7 +30,7 @@ class WaitingQueue(RequestQueue):
         order: WaitingOrder,
         has_room: Callable[[], bool],
         is_waiting_for_disk: Callable[[str], bool],
-        estimates: WorkEstimates,
+        estimates: WorkEstimates | None,
     ) -> None:
         self._order: WaitingOrder | None = order
         self._has_room = has_room
@@ -52,7 +52,7 @@ class WaitingQueue(RequestQueue):
     def arrived(self) -> list[Any]:
         """Order the requests that were added since the last call; returns those that stepped aside at once."""
         aside = []
-        now_s = time.monotonic()
+        now_s = monotonic()
         while self._new and self._order is not None:
             request = self._new.popleft()
             name = request.request_id
@@ -81,7 +81,8 @@ class WaitingQueue(RequestQueue):
         """vLLM has scheduled a step: what was taken and not put back has begun."""
         self._taken.clear()
         self._chosen = None
-        self._estimates.end_step()
+        if self._estimates is not None:
+            self._estimates.end_step()
         self._guard(WaitingOrder.end_step)
 
     # What vLLM's scheduler does with its queue
@@ -110,7 +111,8 @@ class WaitingQueue(RequestQueue):
         del self._ordered[name]
         self._taken[name] = request
         self._chosen = None
-        self._estimates.has_begun(request)
+        if self._estimates is not None:
+            self._estimates.has_begun(request)
         self._guard(partial(WaitingOrder.take, name=name))
         return request
 
@@ -124,7 +126,8 @@ class WaitingQueue(RequestQueue):
             name = request.request_id
             if self._order is not None and name in self._taken:
                 self._ordered[name] = self._taken.pop(name)
-                self._estimates.has_not_begun(name)
+                if self._estimates is not None:
+                    self._estimates.has_not_begun(name)
                 self._guard(partial(WaitingOrder.put_back, name=name))
                 if self._is_waiting_for_disk(name):
                     self._guard(partial(WaitingOrder.step_aside, name=name))
@@ -181,7 +184,7 @@ class WaitingQueue(RequestQueue):
         if self._new:
             self.arrived()
         if self._chosen is None:
-            self._chosen = self._guard(partial(WaitingOrder.next, now_s=time.monotonic()))
+            self._chosen = self._guard(partial(WaitingOrder.next, now_s=monotonic()))
         return self._chosen
 
     def _guard(self, call: Callable[[WaitingOrder], Any]) -> Any:
