@@ -74,6 +74,7 @@ def test_who_is_due_is_worth_more_than_who_was_just_here() -> None:
 def test_who_stayed_away_for_long_is_worth_next_to_nothing() -> None:
     sessions = Sessions()
     gone = sessions.arrive(chain(99), 0.0, "gone")
+    sessions.end(gone, 1, chain(99), 0.0)
     for turn in range(100):
         for agent in range(10):
             sessions.arrive(chain(agent), 10.0 * turn + agent, f"agent {agent}")
@@ -89,6 +90,8 @@ def test_hints_outdo_habits() -> None:
     sessions.hint(late, Hints(next_use_s=100.0), 0.0)
     sessions.hint(never, Hints(is_done=True), 0.0)
     sessions.hint(kept, Hints(next_use_s=100.0, priority=3.0), 0.0)
+    for number, slot in enumerate((soon, late, never, kept)):
+        sessions.end(slot, 1, chain(number), 0.0)
     assert values(sessions, soon, late, never, kept) == pytest.approx([1 / 1.5, 0.01, 0.0, 0.03])
     sessions.arrive(chain(50), 1.0)
     assert values(sessions, soon)[0] == pytest.approx(2.0), "half a second is left"
@@ -98,6 +101,7 @@ def test_what_outlives_its_time_is_worth_nothing() -> None:
     sessions = Sessions()
     a = sessions.arrive(chain(1), 0.0)
     sessions.hint(a, Hints(ttl_s=5.0), 0.0)
+    sessions.end(a, 1, chain(1), 0.0)
     sessions.arrive(chain(2), 4.0)
     assert values(sessions, a)[0] > 0
     sessions.arrive(chain(3), 6.0)
@@ -199,3 +203,16 @@ def test_what_still_waits_counts_as_not_having_come_back() -> None:
     returns.gave_up(np.full(300, 5.0))
     returns.refresh(np.empty(0))
     assert returns.index(np.array([0.0]))[0] < 0.5 * sure, "also when they are not watched any more"
+
+
+def test_a_session_that_waits_or_runs_is_not_away() -> None:
+    sessions = Sessions()
+    for turn in range(20):
+        for agent in "ab":
+            sessions.end(sessions.arrive(chain(1), 10.0 * turn, agent), 1, chain(1), 10.0 * turn)
+    a, b = sessions.find("a"), sessions.find("b")
+    sessions.arrive(chain(1), 200.0, "a")
+    sessions.arrive(chain(1), 200.0, "b")
+    sessions.end(b, 1, chain(1), 201.0)
+    sessions.arrive(chain(2), 208.0)
+    assert values(sessions, b)[0] > 2 * values(sessions, a)[0], "it will be back first"

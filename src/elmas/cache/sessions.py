@@ -36,8 +36,12 @@ class Sessions:
     """The sessions of one server, each in a slot 0 .. n_slots - 1. Times are those of the calls; `now_s` is the
     latest. Blocks are of `block_tokens` tokens."""
 
-    def __init__(self, n_slots: int = _N_SLOTS, block_tokens: int = _BLOCK_TOKENS) -> None:
+    def __init__(
+        self, n_slots: int = _N_SLOTS, block_tokens: int = _BLOCK_TOKENS, is_behind_device: bool = False
+    ) -> None:
         self.block_tokens = block_tokens
+        self.is_behind_device = is_behind_device
+        """Whether a cache on the device holds what is new for a while."""
         self.now_s = 0.0
         self.n_arrivals = 0
         self.generation: NDArray[np.int64] = np.full(n_slots, NO_SESSION, dtype=np.int64)
@@ -48,6 +52,7 @@ class Sessions:
         self._generations = count()
         self._trust = Trust()
         self._intervals = Intervals(n_slots)
+        self._n_active: NDArray[np.int32] = np.zeros(n_slots, dtype=np.int32)
         self._is_first: NDArray[np.bool_] = np.ones(n_slots, dtype=np.bool_)
         self._predicted_s: NDArray[np.float64] = np.full(n_slots, np.nan)
         self._ttl_s: NDArray[np.float64] = np.full(n_slots, np.inf)
@@ -86,6 +91,7 @@ class Sessions:
             (self._first if self._is_first[slot] else self._later).returned(age)
             self._is_first[slot] = False
             self._touch(slot)
+        self._n_active[slot] += 1
         self.prefixes_of.pop(slot, None)
         if hints is not NO_HINTS:
             self.hint(slot, hints, now_s)
@@ -100,6 +106,7 @@ class Sessions:
         if slot == NO_SESSION:
             return
         self._intervals.last_s[slot] = now_s
+        self._n_active[slot] = max(0, self._n_active[slot] - 1)
         self._touch(slot)
         tails = {*hashes[max(0, n_prompt_blocks - 1) : n_prompt_blocks], *hashes[-1:]}
         names = [key for key in self._keys_of[slot] if isinstance(key, tuple)]
@@ -129,8 +136,9 @@ class Sessions:
         return float(self._intervals.last_s[slot])
 
     def waited_s(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
-        """Return how long ago each session was heard of."""
-        return np.maximum(0.0, self.now_s - self._intervals.last_s[slots])
+        """Return how long each session has been away: not at all while a request of it waits or runs."""
+        waited_s = np.maximum(0.0, self.now_s - self._intervals.last_s[slots])
+        return np.where(self._n_active[slots] > 0, 0.0, waited_s)
 
     def refresh(self) -> None:
         """Learn what those that wait tell. O(sessions)."""
@@ -153,7 +161,7 @@ class Sessions:
         values = self.learned_values(slots)
         tenants = self.tenant_of[slots]
         predicted_s = self._predicted_s[slots]
-        waited_s = self.now_s - self._intervals.last_s[slots]
+        waited_s = self.waited_s(slots)
         left_s = predicted_s - waited_s
         holds = is_not_overdue(left_s, predicted_s) & self._trust.believes_returns(tenants)
         values = np.where(holds, 1 / np.maximum(np.abs(left_s), SOONEST_S), values) * self._priorities(slots)
@@ -178,8 +186,7 @@ class Sessions:
         return np.where(self._trust.distrusts(self.tenant_of[slots]), np.minimum(1.0, priority), priority)
 
     def _ages(self, slots: NDArray[np.int64]) -> NDArray[np.float64]:
-        waited_s = np.maximum(0.0, self.now_s - self._intervals.last_s[slots])
-        return np.asarray(waited_s / self._intervals.scale_s(slots))
+        return np.asarray(self.waited_s(slots) / self._intervals.scale_s(slots))
 
     def _judge_return(self, slot: int, now_s: float) -> None:
         """The session is back: whatever its hints said holds no longer."""
@@ -229,6 +236,7 @@ class Sessions:
         self.tenant_of[slot] = tenant
         self._intervals.begin(slot, now_s)
         self._is_first[slot] = True
+        self._n_active[slot] = 0
         self._is_done[slot], self._priority[slot] = False, 1.0
         self._predicted_s[slot], self._ttl_s[slot] = np.nan, np.inf
         self._touch(slot)

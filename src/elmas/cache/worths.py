@@ -27,6 +27,9 @@ _MOST_LEVELS = 8
 """So many prefixes on top of each other are looked at when worth is handed down to what they build on."""
 _DEEPER_FIRST = 1 + 1e-9
 """A prefix is worth this much more than what goes on from it, so that it goes later."""
+_NEW_SHARE = 0.5
+"""What is new is on the device too, and is missed only once it is gone from there: it counts less than what is not. It
+also keeps those that are worth the same, as all agents of a round are, from taking turns."""
 _COST_PER_TOKEN = 3e-5
 """What computing a token costs more for each token before it."""
 
@@ -146,6 +149,8 @@ class Worths:
             by_hint = max(by_hint, 1 / max(SOONEST_S, prefixes.span_s(number)))
         if by_hint > by_habit and by_hint < self._least_hinted.get(int(self._sessions.tenant_of[session]), 0.0):
             by_hint = by_habit
+        if self._sessions.is_behind_device:
+            by_hint *= _NEW_SHARE
         return by_hint * float(self._savings(np.array([self._depth_of_new(session)]))[0])
 
     def level(self, unit: int) -> int:

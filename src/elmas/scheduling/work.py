@@ -38,7 +38,9 @@ class Work:
         self._n_at_place: Counter[int] = Counter()
 
     def begin(self, name: str, blocks: Sequence[BlockHash]) -> None:
-        """A request has begun: it brings those of its blocks that the device lacks, until its `end`."""
+        """A request has begun: it brings those of its blocks that the device lacks, until its `end`. One that has
+        loaded begins once more."""
+        self.end(name)
         first = run_end(self._is_on_device, blocks, 0, len(blocks))
         if first < len(blocks):
             self._coming[name] = (first, blocks)

@@ -183,9 +183,9 @@ class Server:
             budget -= n
             has_preempted |= n == 0
         if not has_preempted and not self._is_blocked and budget > 0 and self._waiting.n_ready:
+            self._work.forget_preempted()
             self._admit(budget)
             self._waiting.end_step()
-            self._work.end_step()
         if self.tiers is not None:
             self.tiers.plan_step(self.now_s)
 
@@ -385,6 +385,7 @@ class Server:
             self.tiers.has_computed(request)
         if request is self._partial:
             return
+        self._work.has_its_prompt(request)
         request.n_answered += 1
         if request.first_token_s < 0:
             request.first_token_s = self.now_s

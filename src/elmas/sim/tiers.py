@@ -68,7 +68,7 @@ class Tiers:
     """See the module. `device` is the server's; rows are `block_bytes` each."""
 
     def __init__(self, plan: TierPlan, device: DeviceCache, block_tokens: int, block_bytes: int) -> None:
-        self.sessions = Sessions(block_tokens=block_tokens)
+        self.sessions = Sessions(block_tokens=block_tokens, is_behind_device=True)
         self._offloading = OffloadingLru(plan.n_host_blocks) if plan.is_offloading else None
         policy = self._offloading or POLICIES[plan.policy](plan.n_host_blocks, self.sessions)
         index = TierIndex(plan.n_host_blocks, policy)

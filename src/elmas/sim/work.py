@@ -20,16 +20,16 @@ class WorkEstimates:
         self._beginning[request.key] = request
         self._work.begin(request.key, request.job.blocks)
 
-    def end_step(self) -> None:
-        """Forget those that have their prompt, or have lost it again."""
-        for key in [key for key, request in self._beginning.items() if _is_done(request)]:
-            del self._beginning[key]
-            self._work.end(key)
+    def has_its_prompt(self, request: Live) -> None:
+        """The request has begun, and brings nothing more."""
+        if self._beginning.pop(request.key, None) is not None:
+            self._work.end(request.key)
+
+    def forget_preempted(self) -> None:
+        """Forget those that have lost what they brought."""
+        for request in [request for request in self._beginning.values() if request.n_device_blocks == 0]:
+            self.has_its_prompt(request)
 
     def estimate(self, request: Live) -> Estimate:
         """Return what the request needs; its cost is in tokens to compute."""
         return self._work.estimate(request.n_tokens, request.job.blocks)
-
-
-def _is_done(request: Live) -> bool:
-    return request.n_device_blocks == 0 or request.n_answered > 0

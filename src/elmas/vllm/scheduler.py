@@ -69,6 +69,8 @@ class ReorderingMixin:
         """
         queue, half = self._elmas_queue, self._elmas_half
         assert queue is not None
+        # What ended since the last step brings nothing any more: the same agent's next request must not wait for it.
+        self._elmas_estimates.end_step()
         for request in queue.arrived():
             n_read = half.n_blocks_coming(request) * half.block_size
             cost = self._elmas_estimates.estimate(request).cost - n_read

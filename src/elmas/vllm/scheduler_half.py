@@ -73,7 +73,7 @@ class SchedulerHalf:
         self.tier: HostTier | None = None
         self.disk: DiskHalf | None = None
         self.costs = CostModel()
-        self.sessions = Sessions(block_tokens=block_size)
+        self.sessions = Sessions(block_tokens=block_size, is_behind_device=True)
         self.is_off = False
         self.on_disk_wait_over: Callable[[str], None] | None = None
         """Told of each request that waits for the disk no more."""
