@@ -53,7 +53,9 @@ def test_the_fit_recovers_the_prefill_cost_under_noise(
 
 @settings(max_examples=40, deadline=None)
 @given(
-    steps=st.lists(st.tuples(st.integers(1, 9000), st.floats(0, 1e5), st.just(0.0) | st.floats(1e-6, 100)), max_size=60),
+    steps=st.lists(
+        st.tuples(st.integers(1, 9000), st.floats(0, 1e5), st.just(0.0) | st.floats(1e-6, 100)), max_size=60
+    ),
     first=st.integers(0, 100_000),
     n_tokens=st.integers(1, 10_000),
 )

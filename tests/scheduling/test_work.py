@@ -86,3 +86,14 @@ def test_nothing_is_kept_of_those_that_have_ended() -> None:
         work.end(str(number))
         work.end(str(number))
     assert [work._coming, work._by_first, work._n_at_place] == [{}, {}, {}]
+
+
+def test_a_request_that_begins_again_after_its_load_brings_its_blocks_once() -> None:
+    caches = Caches()
+    work, blocks = caches.work(), blocks_of(b"abcd")
+    work.begin("a", blocks)
+    caches.device |= set(blocks[:2])
+    work.begin("a", blocks)
+    work.end("a")
+    caches.device.clear()
+    assert not work.estimate(5 * BLOCK_TOKENS, blocks).is_coming, "nobody brings them any more"
