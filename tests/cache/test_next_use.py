@@ -166,3 +166,12 @@ def test_the_pass_over_the_units_is_made_now_and_then_only() -> None:
     for n in range(2048, 4096):
         tier.ask(chain(2 * n, 2 * n + 1), float(n))
     assert n_passes <= 2 * 16
+
+
+def test_nothing_new_is_refused_where_it_goes_on_to_a_disk() -> None:
+    tier = Tier(6, is_believed=True)
+    tier.sessions.takes_all_new = True
+    tier.ask(chain(1, 2, 3), 0.0, "a", Hints(next_use_s=4.0))
+    tier.ask(chain(4, 5, 6), 0.0, "b", Hints(next_use_s=4.0))
+    tier.ask(chain(50, 51), 0.1, "c", Hints(is_done=True))
+    assert tier.held(chain(50, 51)) == [True, True]

@@ -136,7 +136,7 @@ class Worths:
 
     def of_new(self, session: int, prefixes: Prefixes | None, number: int) -> float:
         """Return the worth of a new block of a session, in this of the prefixes that it is believed to know of."""
-        if session == NO_SESSION:
+        if session == NO_SESSION or self._sessions.takes_all_new:
             return float("inf")
         slots = np.array([session])
         by_habit = float(self._sessions.learned_values(slots)[0])

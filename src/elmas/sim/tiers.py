@@ -90,6 +90,7 @@ class Tiers:
         self._checked_s = 0.0
         self._waited: list[str] = []
         if plan.disk is not None:
+            self.sessions.takes_all_new = True
             self.disk = self._open_disk(plan.disk, plan.policy)
 
     def _open_disk(self, plan: DiskPlan, policy: str) -> VirtualDisk:

@@ -108,6 +108,7 @@ class SchedulerHalf:
         self.tier = HostTier(index, self._n_ranks, max(1, int(n_device_blocks * STORE_SHARE)))
         self._session_half = SessionHalf(self.sessions, self._settings.hints, self.tier.counts)
         if self._make_disk is not None:
+            self.sessions.takes_all_new = self._settings.disk_write
             self.disk = self._make_disk(self.tier, handshakes, self.costs, self.sessions)
 
     # A request's life
