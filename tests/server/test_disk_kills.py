@@ -81,9 +81,16 @@ class Load:
                 return
 
 
+def command_of(process: psutil.Process) -> str:
+    """Return its command line, empty for one that has just ended: servers start short-lived children of their own."""
+    with suppress(psutil.NoSuchProcess):
+        return " ".join(process.cmdline())
+    return ""
+
+
 def kill(victims: str, family: list[psutil.Process]) -> None:
-    chosen = [process for process in family if victims == "all" or victims in " ".join(process.cmdline())]
-    assert chosen, f"no process is a {victims}: {[process.cmdline() for process in family]}"
+    chosen = [process for process in family if victims == "all" or victims in command_of(process)]
+    assert chosen, f"no process is a {victims}: {list(map(command_of, family))}"
     if victims == "all":
         os.killpg(os.getpgid(family[0].pid), signal.SIGKILL)
     for process in chosen:
