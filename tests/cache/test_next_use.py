@@ -1,5 +1,7 @@
 """What is given up is what will be asked for last, the tail before the prefix, and never what is pinned."""
 
+import tracemalloc
+
 import numpy as np
 from hypothesis import settings
 from hypothesis import strategies as st
@@ -28,10 +30,15 @@ class Tier:
         self.index = TierIndex(n_rows, self.policy)
 
     def ask(
-        self, hashes: list[BlockHash], now_s: float, session_id: str | None = None, hints: Hints | None = None
+        self,
+        hashes: list[BlockHash],
+        now_s: float,
+        session_id: str | None = None,
+        hints: Hints | None = None,
+        salt: str | None = None,
     ) -> int:
         """Return how many blocks were there; the others are entered as far as the policy lets them."""
-        session = self.sessions.arrive(hashes, now_s, session_id, hints=hints or NO_HINTS)
+        session = self.sessions.arrive(hashes, now_s, session_id, salt, hints or NO_HINTS)
         rows = self.index.lookup(hashes)
         n_hits = int(resident_run(rows, 0).size)
         self.index.use(rows[rows >= 0], now_s, session)
@@ -175,3 +182,74 @@ def test_nothing_new_is_refused_where_it_goes_on_to_a_disk() -> None:
     tier.ask(chain(4, 5, 6), 0.0, "b", Hints(next_use_s=4.0))
     tier.ask(chain(50, 51), 0.1, "c", Hints(is_done=True))
     assert tier.held(chain(50, 51)) == [True, True]
+
+
+def test_who_claims_everything_does_not_starve_another_tenant() -> None:
+    """One tenant's sessions come back every ten seconds, another one floods the tier with what never comes back."""
+    claims = [
+        None,
+        Hints(next_use_s=0.01, priority=10.0),
+        Hints(priority=10.0),
+        Hints(next_use_s=0.01, priority=10.0, prefixes=((16 * 5, 0.01),)),
+    ]
+    for is_believed in (False, True):
+        kept = [hits_of_the_regular(claim, is_believed) for claim in claims]
+        assert kept[0] > 500, "there is something to lose"
+        assert min(kept) >= 0.95 * kept[0], f"{kept}, liar believed at first: {is_believed}"
+
+
+def hits_of_the_regular(claim: Hints | None, is_believed: bool) -> int:
+    tier, n_hits, now_s = Tier(60), 0, 0.0
+    if is_believed:
+        earn_trust(tier.sessions, "liar")
+    for turn in range(40):
+        for agent in range(6):
+            now_s = 10.0 * turn + agent
+            blocks = chain(*range(5 * agent, 5 * agent + 5))
+            n_hits += tier.ask(blocks, now_s, f"agent {agent}", salt="regular")
+            for n in range(2):
+                first = 1000 + 5 * (12 * turn + 2 * agent + n)
+                flood = chain(*range(first, first + 5))
+                tier.ask(flood, now_s + 0.3 + 0.3 * n, f"flood {first}", claim, "liar")
+    return n_hits
+
+
+def test_a_tenant_holds_by_hints_its_equal_share_at_most() -> None:
+    tier = Tier(40)
+    earn_trust(tier.sessions, "hinting")
+    for n in range(4):
+        tier.ask(chain(n), 0.0, f"other {n}", salt="other")
+    for n in range(7):
+        blocks = chain(*range(100 + 5 * n, 105 + 5 * n))
+        tier.ask(blocks, 0.1 * n, f"hinting {n}", Hints(next_use_s=5.0, priority=10.0), "hinting")
+    tier.policy._rank()
+    slots = np.array([tier.sessions.find(f"hinting {n}", "hinting") for n in range(7)])
+    rows = tier.index.lookup([chain(100 + 5 * n)[0] for n in range(7)])
+    worth, by_hint = tier.policy.worth(rows), tier.sessions.values(slots)
+    assert (worth >= by_hint).tolist() == [True] * 4 + [False] * 3, "20 of 40 rows, those that are due first"
+    assert (worth < 0.5 * by_hint).tolist() == [False] * 4 + [True] * 3
+
+
+def test_a_prefix_that_others_are_due_to_ask_for_stays_and_what_is_beyond_it_goes() -> None:
+    tier = Tier(10, is_believed=True)
+    for n in range(12):  # prefixes that are asked for as was said, so that they are believed
+        tier.ask(chain(1), -100.0 + n, f"early {n}", Hints(is_done=True, prefixes=((16, 1.0),)))
+    tier.ask(chain(1, 2, 3, 4, 5, 6), 0.0, "a", Hints(is_done=True, prefixes=((16, 1.0), (48, 20.0))))
+    tier.ask(chain(20, 21, 22, 23, 24, 25, 26), 0.5, "b", Hints(next_use_s=10.0, prefixes=()))
+    assert tier.held(chain(1, 2, 3)) == [True] * 3
+    assert tier.held(chain(4, 5, 6)) == [False] * 3
+    assert tier.held(chain(20, 21, 22, 23, 24, 25, 26)) == [True] * 7
+
+
+def test_a_tier_takes_memory_by_its_units() -> None:
+    sessions, n_rows, rows_per_unit = Sessions(1 << 12), 1 << 16, 32
+    tracemalloc.start()
+    policy = NextUse(n_rows, sessions)
+    assert tracemalloc.get_traced_memory()[0] < 5 * n_rows + 100_000, "nothing is held yet"
+    for first in range(0, n_rows, rows_per_unit):
+        block = first.to_bytes(32, "little")
+        session = sessions.arrive([block], float(first))
+        policy.insert(np.arange(first, first + rows_per_unit), [block] * rows_per_unit, session, float(first))
+    taken = tracemalloc.get_traced_memory()[0]
+    tracemalloc.stop()
+    assert taken < 40 * n_rows

@@ -6,8 +6,7 @@ first, from its tail. New blocks that are worth less than what would have to go 
 Worth changes with time, so it is computed anew for all units now and then, and the least are given up in that order: a
 pass over n units serves n / 16 arrivals or so, which is some nanoseconds per unit and decision.
 
-What a believed client says of prefixes cuts units where these end, so that what is due and what nobody will ask for are
-apart.
+Units are cut where prefixes end of which a believed client speaks: what is due and what is not are apart.
 """
 
 from collections.abc import Iterator, Sequence
@@ -90,7 +89,7 @@ class NextUse:
             if unit != own:
                 unit = self._use_shared(unit, rows[first:last], now_s)
             elif prefixes is not None and number < prefixes.n:
-                unit = self._open_up(own, rows[first:last])
+                unit = self._open_up(own, rows[first:last], self._sessions.last_s(session))
                 own = self._units.own(session)
             elif last - first < self._units.n_rows[own]:
                 self._set_apart(own, rows[first:last], now_s)
@@ -138,8 +137,7 @@ class NextUse:
             if n_more > 0:
                 break
         if self._candidates and wanted and not any(taken.size for taken in chosen):
-            level = self._worths.level_of_new(session)
-            self._worths.sharing.gone(wanted[0], level, session, self._sessions.now_s)
+            self._worths.refused(wanted[0], session)
         return np.concatenate(chosen) if chosen else no_rows()
 
     def worth(self, rows: Rows) -> NDArray[np.float64]:
@@ -154,8 +152,7 @@ class NextUse:
 
     def _believed(self, session: int) -> Prefixes | None:
         said = self._said(session)
-        is_believed = said is not None and self._sessions.believes_prefixes(np.array([said.tenant]))[0]
-        return said if is_believed else None
+        return said if said is not None and self._sessions.believes_prefixes(np.array([said.tenant]))[0] else None
 
     def _parts(self, prefixes: Prefixes | None, blocks: Sequence[BlockHash], session: int) -> list[tuple[int, int]]:
         """Return the ends of the parts of new blocks, each in another prefix, and the numbers of these."""
@@ -200,30 +197,22 @@ class NextUse:
         used_s = self._sessions.last_s(owner) if owner != NO_SESSION else now_s
         if owner != NO_SESSION:
             self._worths.sharing.shared(self._worths.level(unit), now_s - used_s)
-            self._head_of.pop(unit, None)
+        unit = self._open_up(unit, rows, used_s)
+        self._worths.came_back(unit, now_s)
+        return unit
+
+    def _open_up(self, unit: int, rows: Rows, used_s: float) -> int:
+        """The first rows of a unit, or all, are no session's own from now on; returns the unit they are in then."""
+        self._head_of.pop(unit, None)
         if rows.size < self._units.n_rows[unit]:
             part = self._split(unit, rows, used_s)
             self._units.set_parent(part, self._units.parent(unit))
             self._units.set_parent(unit, part)
-            unit = part
-        elif owner != NO_SESSION:
+            return part
+        if self._units.owner[unit] != NO_SESSION:
             self._worths.share(unit, used_s)
             self._units.disown(unit)
-        self._worths.came_back(unit, now_s)
         return unit
-
-    def _open_up(self, own: int, rows: Rows) -> int:
-        """Others are believed to ask for what only this session used so far; returns the unit of it."""
-        used_s = self._sessions.last_s(int(self._units.owner[own]))
-        self._head_of.pop(own, None)
-        if rows.size < self._units.n_rows[own]:
-            part = self._split(own, rows, used_s)
-            self._units.set_parent(part, self._units.parent(own))
-            self._units.set_parent(own, part)
-            return part
-        self._worths.share(own, used_s)
-        self._units.disown(own)
-        return own
 
     def _set_apart(self, own: int, used: Rows, now_s: float) -> None:
         """A session was here and did not ask for all it had: the rest is on its own from now on."""

@@ -106,6 +106,10 @@ class Worths:
         owner = int(self._units.owner[unit])
         self.sharing.gone(head, self.level(unit), owner, self._sessions.last_s(owner))
 
+    def refused(self, head: BlockHash, session: int) -> None:
+        """What a session brings, beginning with this block, is not taken."""
+        self.sharing.gone(head, self._level_of_new(session), session, self._sessions.now_s)
+
     # Worth
 
     def rank(self, units: Rows, learns: bool) -> None:
@@ -141,7 +145,7 @@ class Worths:
         slots = np.array([session])
         by_habit = float(self._sessions.learned_values(slots)[0])
         by_hint = float(self._sessions.values(slots)[0])
-        by_others = float(self.sharing.values(np.array([self.level_of_new(session)]), np.zeros(1))[0])
+        by_others = float(self.sharing.values(np.array([self._level_of_new(session)]), np.zeros(1))[0])
         by_habit += by_others
         if prefixes is None:
             by_hint += by_others
@@ -157,7 +161,7 @@ class Worths:
         """Return how many prefixes a unit builds on."""
         return int(self._levels(np.array([unit]))[0])
 
-    def level_of_new(self, session: int) -> int:
+    def _level_of_new(self, session: int) -> int:
         """Return how many prefixes new blocks of a session build on."""
         unit = self._units.own(session)
         if unit != NO_UNIT:
