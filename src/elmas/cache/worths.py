@@ -170,10 +170,12 @@ class Worths:
         return 0 if parent == NO_UNIT else min(N_LEVELS - 1, 1 + self.level(parent))
 
     def _depth_of_new(self, session: int) -> int:
+        """Where the unit of new blocks begins: one measure for what comes and what goes, or like sessions take turns."""
         unit = self._units.own(session)
-        if unit == NO_UNIT:
-            unit = self._units.next_parent(session)
-        return 0 if unit == NO_UNIT else int(self._depths(np.array([unit]))[0] + self._units.n_rows[unit])
+        if unit != NO_UNIT:
+            return int(self._depths(np.array([unit]))[0])
+        parent = self._units.next_parent(session)
+        return 0 if parent == NO_UNIT else int(self._depths(np.array([parent]))[0] + self._units.n_rows[parent])
 
     def _due(self, units: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the worth of units by what was said of them, and whether that is believed."""
