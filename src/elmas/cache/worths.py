@@ -170,7 +170,7 @@ class Worths:
         return 0 if parent == NO_UNIT else min(N_LEVELS - 1, 1 + self.level(parent))
 
     def _depth_of_new(self, session: int) -> int:
-        """Where the unit of new blocks begins: one measure for what comes and what goes, or like sessions take turns."""
+        """Where the unit of new blocks begins: one measure for what comes and goes, or like sessions take turns."""
         unit = self._units.own(session)
         if unit != NO_UNIT:
             return int(self._depths(np.array([unit]))[0])
