@@ -1,0 +1,1 @@
+"""Workloads as data: each is a frozen dataclass of numbers and a small generator of requests."""
