@@ -2,6 +2,7 @@
 
 import contextlib
 import itertools
+import json
 from dataclasses import replace
 
 import pytest
@@ -91,7 +92,7 @@ def test_configurations_are_those_of_the_original(
 ) -> None:
     cache = CacheSettings.parse({"disk": "/kv", "disk_capacity": "1GiB"})
     base = ServeOptions(model="m", port=9000, cache=cache, vllm_arguments=("--seed", "1"))
-    options = configuration(name).apply(base)
+    options = configuration(name).apply(base, "cpu")
     assert (options.connector, options.prefix_caching) == (connector, prefix_caching)
     assert (options.cache.async_copies, options.cache.reorder) == (async_copies, reorder)
     assert (options.cache.prefetch, options.cache.disk) == (prefetch, "/kv")
@@ -103,3 +104,25 @@ def test_unknown_configuration_names_the_known_ones() -> None:
         configuration("mt-acp")
     for name in CONFIGURATIONS:
         assert name in str(raised.value)
+
+
+@pytest.mark.parametrize("device", ["cpu", "cuda"])
+@pytest.mark.parametrize("name", [name for name, each in CONFIGURATIONS.items() if each.peer is not None])
+def test_a_peer_gets_the_sizes_of_the_host_tier_and_nothing_of_elmas(name: str, device: str) -> None:
+    cache = CacheSettings.parse({"host_memory": "64MiB", "disk": "/kv", "disk_capacity": "1GiB"})
+    base = ServeOptions(model="m", cache=cache, vllm_arguments=("--seed", "1"))
+    options = configuration(name).apply(base, device)
+    assert options.connector is Connector.NONE
+    assert options.vllm_arguments[:3] == ("--seed", "1", "--kv-transfer-config")
+    config = json.loads(options.vllm_arguments[3])
+    assert "Elmas" not in config["kv_connector"]
+    sizes = config["kv_connector_extra_config"].get("cpu_bytes_to_use"), options.environment
+    assert sizes in [(64 << 20, {}), (None, {**options.environment, "LMCACHE_MAX_LOCAL_CPU_SIZE": "0.062"})]
+
+
+def test_what_cannot_run_here_says_why() -> None:
+    assert configuration("vllm-offload-lru").unavailable("cpu") is None
+    assert "GPU" in (configuration("lmcache").unavailable("cpu") or "")
+    assert "CUDA" in (configuration("vllm-offload-simple").unavailable("cpu") or "")
+    with pytest.raises(UserError, match="--disk"):
+        configuration("vllm-tiering-fs").apply(ServeOptions(model="m"), "cpu")

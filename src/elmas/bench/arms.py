@@ -96,8 +96,9 @@ def arm_command(arm: str, shape: ServerShape) -> ServerCommand:
         "--disable-uvicorn-access-log",
     ]
     machine = Machine.detect()
+    device = select_device("auto", machine.build)
     device_memory_bytes = None
-    if select_device("auto", machine.build) == "cpu":
+    if device == "cpu":
         # Compiling the model takes minutes on a small machine and does not change what is compared here.
         arguments.append("--enforce-eager")
         # Without a stated size, vLLM wants nearly all memory of the machine to be free, whatever the number of blocks.
@@ -111,7 +112,7 @@ def arm_command(arm: str, shape: ServerShape) -> ServerCommand:
         dev_mode=True,
         vllm_arguments=(*arguments, *shape.vllm_arguments),
     )
-    options = configuration(name).apply(base)
+    options = configuration(name).apply(base, device)
     options = replace(options, cache=CacheSettings.parse({**options.cache.to_extra_config(), **changes}))
     check_start(options, machine)
     return build_command(options, machine)

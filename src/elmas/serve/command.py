@@ -164,7 +164,7 @@ def _default_device_memory(options: ServeOptions, machine: Machine) -> list[str]
 
 
 def _environment(options: ServeOptions, machine: Machine, device: Build) -> dict[str, str]:
-    environment = {}
+    environment = dict(options.environment)
     if Path(options.model).expanduser().is_dir():
         environment["HF_HUB_OFFLINE"] = "1"
     if options.dev_mode:

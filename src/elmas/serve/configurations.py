@@ -1,7 +1,8 @@
 """The servers that the benchmark suite compares, as data.
 
 The flag sets are those of the original MT-APC experiments. `noop` is new: it is `apc` plus a connector that does
-nothing, because vLLM itself behaves differently as soon as any connector is there.
+nothing, because vLLM itself behaves differently as soon as any connector is there. Those of `peers` keep blocks outside
+the device in other ways.
 """
 
 from dataclasses import dataclass, replace
@@ -9,6 +10,7 @@ from typing import Any
 
 from elmas.errors import UserError
 from elmas.serve.options import Arm, Connector, Flags, ServeOptions, resolve_arm
+from elmas.serve.peers import PEERS, Peer
 
 
 @dataclass(frozen=True)
@@ -20,9 +22,27 @@ class Configuration:
     arm: Arm
     has_disk: bool = True
     """Whether it keeps the disk tier, where there is one."""
+    peer: Peer | None = None
+    """What brings its own connector, with the sizes of the cache settings."""
 
-    def apply(self, base: ServeOptions) -> ServeOptions:
-        """Return `base` (model, address, sizes, policy, disk) as this configuration serves it."""
+    def unavailable(self, device: str) -> str | None:
+        """Return why it cannot run on a device ("cpu" or "cuda") of this machine; None when it can."""
+        return self.peer.unavailable(device == "cpu") if self.peer is not None else None
+
+    def apply(self, base: ServeOptions, device: str) -> ServeOptions:
+        """Return `base` (model, address, sizes, policy, disk) as this configuration serves it on a device.
+
+        Raises UserError when `base` lacks what it needs.
+        """
+        if self.peer is not None:
+            arguments = self.peer.arguments(base.cache, device == "cpu")
+            return replace(
+                base,
+                connector=self.arm.connector,
+                prefix_caching=self.arm.prefix_caching,
+                environment={**base.environment, **arguments.environment},
+                vllm_arguments=(*base.vllm_arguments, *arguments.vllm_arguments()),
+            )
         changes: dict[str, Any] = {name: getattr(self.arm, name) for name in ("async_copies", "reorder", "prefetch")}
         if not self.has_disk:
             changes |= {"disk": None, "disk_capacity": None}
@@ -31,6 +51,7 @@ class Configuration:
 
 
 _MULTI_TIER = Flags(prefix_caching=True, multi_tier=True)
+_PEER = Arm(Connector.NONE)
 
 CONFIGURATIONS: dict[str, Configuration] = {
     configuration.name: configuration
@@ -61,6 +82,11 @@ CONFIGURATIONS: dict[str, Configuration] = {
             "everything but reordering",
             resolve_arm(replace(_MULTI_TIER, async_swapping=True, async_prefetching=True)),
         ),
+        Configuration("vllm-offload-lru", "vLLM's host tier, LRU", _PEER, False, PEERS["vllm-offload-lru"]),
+        Configuration("vllm-offload-arc", "vLLM's host tier, ARC", _PEER, False, PEERS["vllm-offload-arc"]),
+        Configuration("vllm-offload-simple", "vLLM's other host tier", _PEER, False, PEERS["vllm-offload-simple"]),
+        Configuration("vllm-tiering-fs", "vLLM's host tier and files", _PEER, True, PEERS["vllm-tiering-fs"]),
+        Configuration("lmcache", "LMCache: host memory, and disk where there is one", _PEER, True, PEERS["lmcache"]),
     )
 }
 """The configurations by name, in the order in which results show them."""

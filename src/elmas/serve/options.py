@@ -3,6 +3,7 @@
 Knows no command line parser and no vLLM: `elmas serve` and the benchmark suite both fill these dataclasses.
 """
 
+from collections.abc import Mapping
 from dataclasses import dataclass, field
 from enum import StrEnum
 from pathlib import Path
@@ -104,7 +105,8 @@ class ServeOptions:
     `cache` counts only with Connector.MT_APC; its `async_copies`, `reorder` and `prefetch` are the arm's mechanisms.
     `device_memory_bytes` is the memory for KV blocks on the device (None: vLLM decides). `profile_dir` switches the
     torch profiler on and takes its traces. `dev_mode` opens vLLM's development routes (benchmarks reset the caches
-    through them). `vllm_arguments` go to vLLM unchanged and in order.
+    through them). `environment` are variables that the server gets in addition. `vllm_arguments` go to vLLM unchanged
+    and in order.
     """
 
     model: str
@@ -118,4 +120,5 @@ class ServeOptions:
     profile_dir: Path | None = None
     dev_mode: bool = False
     api_key: str | None = field(default=None, repr=False)
+    environment: Mapping[str, str] = field(default_factory=dict)
     vllm_arguments: tuple[str, ...] = ()
