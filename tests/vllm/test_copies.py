@@ -1,5 +1,6 @@
 """Geometry and the CPU copy engine: every byte of a block goes where it belongs, in every layout."""
 
+import itertools
 import random
 import threading
 import time
@@ -8,6 +9,8 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
+from hypothesis import given
+from hypothesis import strategies as st
 
 from elmas.cache.rows import as_rows
 from elmas.errors import UserError
@@ -174,3 +177,17 @@ def test_copies_under_load_from_many_turns() -> None:
     engine.close()
     assert not any(thread.name == "elmas-copy" for thread in threading.enumerate())
     assert np.count_nonzero(region.rows) > 0
+
+
+@given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), unique_by=(lambda p: p[0], lambda p: p[1])))
+def test_runs_hold_every_block_once_and_stay_within_a_registration(places: list[tuple[int, int]]) -> None:
+    from elmas.vllm.copy_cuda import run_starts
+
+    rows, blocks = as_rows([row for row, _ in places]), as_rows([block for _, block in places])
+    first = run_starts(rows, blocks, rows_per_registration=4)
+    copied = []
+    for begin, end in itertools.pairwise([*first.tolist(), len(places)]):
+        run = [(int(rows[begin]) + i, int(blocks[begin]) + i) for i in range(end - begin)]
+        assert run[0][0] // 4 == run[-1][0] // 4
+        copied += run
+    assert copied == places

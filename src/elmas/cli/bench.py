@@ -229,6 +229,28 @@ def disk(
 
 
 @bench.command()
+def copies(
+    block_kib: Annotated[str, typer.Option(help="sizes of blocks in KiB")] = "256,2048",
+    batch_mib: Annotated[int, typer.Option(min=1, help="MiB that are copied at once")] = 256,
+    trials: Annotated[int, typer.Option(min=1, help="trials, of which the median counts")] = 5,
+    result_dir: Annotated[Path, typer.Option(help="where the results go")] = _RESULTS,
+) -> None:
+    """Measure how fast the copy engine of this machine moves blocks, beside plain copies."""
+    from elmas.bench.arms import write_json
+    from elmas.bench.copies import copies_table, measure_copies
+    from elmas.errors import UserError
+
+    try:
+        sizes = [int(name) << 10 for name in _names(block_kib)]
+    except ValueError:
+        raise UserError(f"--block-kib is {block_kib!r}: write whole numbers, such as 256,2048") from None
+    result = measure_copies(sizes, batch_mib << 20, trials)
+    write_json(result_dir / "copies.json", result.to_json())
+    _console().print(copies_table(result))
+    print(f"written: {result_dir / 'copies.json'}")
+
+
+@bench.command()
 def restart(
     directory: Annotated[Path, typer.Option(help="where to put the directory that is searched")],
     n_blocks: Annotated[int, typer.Option(min=1, help="blocks in the directory")] = 1_000_000,
