@@ -22,7 +22,7 @@ from elmas.bench.counters import CacheEvents, PromptTokens, read_counters, read_
 from elmas.bench.machine import Usage, UsageMeter, describe_machine, describe_versions
 from elmas.bench.progress import RunProgress
 from elmas.bench.rounds import RoundsResult, RoundsWorkload, digest, first_difference, play_rounds
-from elmas.bench.summary import LoadSummary, summarise
+from elmas.bench.summary import Metrics, summarise
 from elmas.errors import UserError
 from elmas.serve.command import ServerCommand
 from elmas.serve.process import ServerProcess
@@ -49,7 +49,7 @@ class WorkloadRun:
     arm: str
     trial: int
     workload: str
-    summary: LoadSummary
+    summary: Metrics
     tokens: PromptTokens
     """What the server counted meanwhile."""
     events: CacheEvents
@@ -303,8 +303,10 @@ def _warm_up(workload: RoundsWorkload) -> RoundsWorkload:
 
 
 def median_of(runs: Sequence[WorkloadRun], figure: str, part: str = "") -> float:
-    """Return the median over trials of a figure of the summary ("jct_s"), or of a part of it ("ttft", "p99_s")."""
+    """Return the median over trials of a figure ("jct_s"), or of a part of it ("ttft", "mean_s" or "99")."""
     values = [getattr(run.summary, figure) for run in runs]
+    if part.isdecimal():
+        return float(median(value.percentiles_s[part] for value in values))
     return float(median(getattr(value, part) if part else value for value in values))
 
 
@@ -313,11 +315,7 @@ def _run_json(run: WorkloadRun) -> dict[str, Any]:
         "arm": run.arm,
         "trial": run.trial,
         "workload": run.workload,
-        "summary": {
-            **asdict(run.summary),
-            "output_tokens_per_s": run.summary.output_tokens_per_s,
-            "prompt_tokens_per_s": run.summary.prompt_tokens_per_s,
-        },
+        "summary": asdict(run.summary),
         "prompt_tokens_by_source": asdict(run.tokens),
         "hit_rates": asdict(run.tokens.rates),
         "cache_events": run.events,

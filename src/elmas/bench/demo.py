@@ -7,6 +7,7 @@ whether both games went the same way.
 """
 
 import asyncio
+import math
 from collections.abc import Sequence
 from dataclasses import asdict, dataclass
 from pathlib import Path
@@ -24,7 +25,7 @@ from elmas.bench.arms import (
 from elmas.bench.counters import PromptTokens, read_counters
 from elmas.bench.machine import Usage, UsageMeter, describe_machine, describe_versions
 from elmas.bench.progress import RunProgress
-from elmas.bench.summary import LoadSummary, job_completion_time_s, summarise
+from elmas.bench.summary import Metrics, job_completion_time_s, summarise
 from elmas.errors import UserError
 
 ARMS = ("noop", "mt-apc")
@@ -48,7 +49,7 @@ class DemoRun:
     usage: Usage
 
     @property
-    def summary(self) -> LoadSummary:
+    def summary(self) -> Metrics:
         """The client's figures over all calls."""
         return summarise(self.game.records)
 
@@ -60,7 +61,8 @@ class DemoRun:
     @property
     def ttft_per_round_s(self) -> list[float]:
         """Mean time to first token of each round, in seconds."""
-        return [summarise(each.records).ttft.mean_s for each in self.game.rounds]
+        spreads = [summarise(each.records).ttft for each in self.game.rounds]
+        return [math.nan if spread is None else spread.mean_s for spread in spreads]
 
 
 @dataclass(frozen=True)

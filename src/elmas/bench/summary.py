@@ -1,68 +1,68 @@
 """Figures of a run from its request records. Pure functions: no clock, no server, no file."""
 
 import itertools
-import math
 from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 
+import numpy as np
+
 from elmas.agents.endpoint import RequestRecord
 
+PERCENTILES = (90.0, 95.0, 99.0)
+"""The percentages that are reported unless others are asked for."""
+
 
 @dataclass(frozen=True)
-class Distribution:
-    """Mean, median and 99th percentile of some seconds; all NaN when there were none."""
+class Spread:
+    """Some durations, in seconds."""
 
+    n: int
     mean_s: float
     median_s: float
-    p99_s: float
+    std_s: float
+    """Standard deviation of these values."""
+    percentiles_s: dict[str, float]
+    """By percentage: {"90": 0.8, "99.9": 1.2}; between two values, linearly interpolated."""
 
 
 @dataclass(frozen=True)
-class LoadSummary:
-    """What a run of requests came to. Latencies and token counts are over the answers that were complete."""
+class Metrics:
+    """What a run of requests came to. Latencies and tokens are over the answers that were complete; None: none was."""
 
-    n_requests: int
-    n_failed: int
     jct_s: float
     """Job completion time: first submission to last end, failed requests included."""
-    ttft: Distribution
-    """Time to first token."""
-    tpot: Distribution
-    """Time per output token after the first, one value per request with at least two."""
-    itl: Distribution
-    """Gaps between chunks, over all requests."""
-    e2el: Distribution
-    """End-to-end latency."""
+    n_requests: int
+    n_failed: int
     prompt_tokens: int
     output_tokens: int
-
-    @property
-    def output_tokens_per_s(self) -> float:
-        """Output tokens per second of the job."""
-        return self.output_tokens / self.jct_s if self.jct_s > 0 else math.nan
-
-    @property
-    def prompt_tokens_per_s(self) -> float:
-        """Prompt tokens, cached or not, per second of the job."""
-        return self.prompt_tokens / self.jct_s if self.jct_s > 0 else math.nan
-
-
-def percentile(values: Sequence[float], percent: float) -> float:
-    """Return the `percent`-th percentile (0 to 100) with linear interpolation; NaN for no values."""
-    if not values:
-        return math.nan
-    ordered = sorted(values)
-    position = (len(ordered) - 1) * percent / 100
-    below = math.floor(position)
-    above = min(below + 1, len(ordered) - 1)
-    return ordered[below] + (ordered[above] - ordered[below]) * (position - below)
+    requests_per_s: float | None
+    """Complete answers per second of the job; None for a job that took no time, as those below."""
+    output_tokens_per_s: float | None
+    total_tokens_per_s: float | None
+    """Prompt tokens, cached or not, and output tokens."""
+    ttft: Spread | None
+    """Time to first token."""
+    tpot: Spread | None
+    """Time per output token after the first, one value per request with at least two."""
+    itl: Spread | None
+    """Gaps between chunks, over all requests."""
+    e2el: Spread | None
+    """End-to-end latency."""
 
 
-def distribution(values: Iterable[float]) -> Distribution:
-    """Return mean, median and P99 of `values` in seconds."""
-    known = list(values)
-    mean = math.fsum(known) / len(known) if known else math.nan
-    return Distribution(mean, percentile(known, 50), percentile(known, 99))
+def spread(values: Iterable[float], percentiles: Sequence[float] = PERCENTILES) -> Spread | None:
+    """Return the figures of `values` in seconds, with the percentiles (0 to 100) asked for; None for no values."""
+    known = np.fromiter(values, dtype=np.float64)
+    if not known.size:
+        return None
+    found = np.percentile(known, list(percentiles))
+    return Spread(
+        n=known.size,
+        mean_s=float(known.mean()),
+        median_s=float(np.median(known)),
+        std_s=float(known.std()),
+        percentiles_s={f"{percent:g}": float(value) for percent, value in zip(percentiles, found, strict=True)},
+    )
 
 
 def tpot_s(record: RequestRecord) -> float | None:
@@ -79,18 +79,28 @@ def job_completion_time_s(records: Sequence[RequestRecord]) -> float:
     return max(record.ended_s for record in records) - min(record.submitted_s for record in records)
 
 
-def summarise(records: Sequence[RequestRecord]) -> LoadSummary:
+def summarise(records: Sequence[RequestRecord], percentiles: Sequence[float] = PERCENTILES) -> Metrics:
     """Return the figures of `records`, in any order."""
     complete = [record for record in records if record.error is None]
     gaps = (later - earlier for record in complete for earlier, later in itertools.pairwise(record.chunk_times_s))
-    return LoadSummary(
+    jct_s = job_completion_time_s(records)
+    prompt_tokens = sum(record.prompt_tokens for record in complete)
+    output_tokens = sum(record.completion_tokens for record in complete)
+
+    def per_s(amount: int) -> float | None:
+        return amount / jct_s if jct_s > 0 else None
+
+    return Metrics(
+        jct_s=jct_s,
         n_requests=len(records),
         n_failed=len(records) - len(complete),
-        jct_s=job_completion_time_s(records),
-        ttft=distribution(value for record in complete if (value := record.ttft_s) is not None),
-        tpot=distribution(value for record in complete if (value := tpot_s(record)) is not None),
-        itl=distribution(gaps),
-        e2el=distribution(record.e2el_s for record in complete),
-        prompt_tokens=sum(record.prompt_tokens for record in complete),
-        output_tokens=sum(record.completion_tokens for record in complete),
+        prompt_tokens=prompt_tokens,
+        output_tokens=output_tokens,
+        requests_per_s=per_s(len(complete)),
+        output_tokens_per_s=per_s(output_tokens),
+        total_tokens_per_s=per_s(prompt_tokens + output_tokens),
+        ttft=spread((value for record in complete if (value := record.ttft_s) is not None), percentiles),
+        tpot=spread((value for record in complete if (value := tpot_s(record)) is not None), percentiles),
+        itl=spread(gaps, percentiles),
+        e2el=spread((record.e2el_s for record in complete), percentiles),
     )

@@ -6,12 +6,12 @@ from rich.table import Table
 
 from elmas.bench.comparison import ComparisonResult, median_of
 from elmas.bench.counters import HitRates
-from elmas.bench.summary import LoadSummary
+from elmas.bench.summary import Metrics
 
 
-def milliseconds(seconds: float) -> str:
-    """Return seconds as whole milliseconds."""
-    return f"{seconds * 1000:.0f}"
+def milliseconds(seconds: float | None) -> str:
+    """Return seconds as whole milliseconds, "-" for None."""
+    return "-" if seconds is None else f"{seconds * 1000:.0f}"
 
 
 def share(value: float) -> str:
@@ -51,10 +51,10 @@ def comparison_table(result: ComparisonResult, workload_name: str) -> Table:
     row(f"speed, {plan.arms[0]} = 1", [_ratio_cell(result, workload_name, arm) for arm in plan.arms])
     figures("TTFT mean, ms", "ttft", "mean_s", factor=1000)
     figures("TTFT median, ms", "ttft", "median_s", factor=1000)
-    figures("TTFT P99, ms", "ttft", "p99_s", factor=1000)
+    figures("TTFT P99, ms", "ttft", "99", factor=1000)
     figures("TPOT mean, ms", "tpot", "mean_s", digits=1, factor=1000)
     figures("output tokens/s", "output_tokens_per_s")
-    figures("prompt tokens/s", "prompt_tokens_per_s")
+    figures("prompt and output tokens/s", "total_tokens_per_s")
     rates = {arm: [run.tokens.rates for run in runs[arm]] for arm in plan.arms}
     for name in ("device", "host", "disk", "recomputed"):
         row(f"prompt tokens {name}, %", [share(_median_rate(rates[arm], name)) for arm in plan.arms])
@@ -84,13 +84,14 @@ def _median_rate(rates: list[HitRates], name: str) -> float:
     return float(median(getattr(rate, name) for rate in rates))
 
 
-def summary_rows(summaries: list[LoadSummary]) -> list[tuple[str, list[str]]]:
+def summary_rows(summaries: list[Metrics]) -> list[tuple[str, list[str]]]:
     """Return heading and cells of the figures that every load has, one cell per summary."""
+    ttft = [each.ttft for each in summaries]
     return [
         ("JCT, s", [f"{each.jct_s:.1f}" for each in summaries]),
-        ("TTFT mean, ms", [milliseconds(each.ttft.mean_s) for each in summaries]),
-        ("TTFT median, ms", [milliseconds(each.ttft.median_s) for each in summaries]),
-        ("TTFT P99, ms", [milliseconds(each.ttft.p99_s) for each in summaries]),
-        ("output tokens/s", [f"{each.output_tokens_per_s:.0f}" for each in summaries]),
-        ("prompt tokens/s", [f"{each.prompt_tokens_per_s:,.0f}" for each in summaries]),
+        ("TTFT mean, ms", [milliseconds(each.mean_s if each else None) for each in ttft]),
+        ("TTFT median, ms", [milliseconds(each.median_s if each else None) for each in ttft]),
+        ("TTFT P99, ms", [milliseconds(each.percentiles_s["99"] if each else None) for each in ttft]),
+        ("output tokens/s", [f"{each.output_tokens_per_s or 0:.0f}" for each in summaries]),
+        ("prompt and output tokens/s", [f"{each.total_tokens_per_s or 0:,.0f}" for each in summaries]),
     ]

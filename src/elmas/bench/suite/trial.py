@@ -13,6 +13,7 @@ from typing import Any, Literal
 from pydantic import TypeAdapter, ValidationError
 
 from elmas.bench.machine import Usage
+from elmas.bench.summary import Metrics
 from elmas.errors import UserError
 
 FORMAT = 1
@@ -52,44 +53,6 @@ class ServerPart:
     """From the start of the server until it answered; None for an endpoint."""
     fresh: bool = True
     """False: it had played another workload before, and its caches were emptied."""
-
-
-@dataclass(frozen=True)
-class Spread:
-    """Some durations of a trial, in seconds."""
-
-    n: int
-    mean_s: float
-    median_s: float
-    std_s: float
-    """Standard deviation of the values."""
-    percentiles_s: dict[str, float]
-    """By percentage: {"90": 0.8, "99": 1.2}."""
-
-
-@dataclass(frozen=True)
-class Metrics:
-    """The client's figures. Latencies and tokens are over the answers that were complete; None: there were none."""
-
-    jct_s: float
-    """Job completion time: first submission to last end, failed requests included."""
-    n_requests: int
-    n_failed: int
-    prompt_tokens: int
-    output_tokens: int
-    requests_per_s: float
-    """Complete answers per second of the job."""
-    output_tokens_per_s: float
-    total_tokens_per_s: float
-    """Prompt tokens, cached or not, and output tokens per second of the job."""
-    ttft: Spread | None
-    """Time to first token."""
-    tpot: Spread | None
-    """Time per output token after the first, one value per request with at least two."""
-    itl: Spread | None
-    """Gaps between chunks, over all requests."""
-    e2el: Spread | None
-    """End-to-end latency."""
 
 
 @dataclass(frozen=True)
