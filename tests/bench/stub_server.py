@@ -47,6 +47,8 @@ class StubServer:
     base_url: str = ""
     behaviour: Behaviour = field(default_factory=Behaviour)
     bodies: list[dict[str, Any]] = field(default_factory=list)
+    session_ids: list[str | None] = field(default_factory=list)
+    """The header X-Session-ID of every request."""
     running: int = 0
     most_running: int = 0
     connections: set[Any] = field(default_factory=set)
@@ -56,6 +58,7 @@ class StubServer:
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
         self.bodies.append(body)
+        self.session_ids.append(request.headers.get("X-Session-ID"))
         self.connections.add(request.transport)
         self.running += 1
         self.most_running = max(self.most_running, self.running)

@@ -60,6 +60,19 @@ def test_the_role_of_a_chat_answer_is_no_first_token(stub: StubServer) -> None:
     assert len(record.chunk_times_s) == record.completion_tokens == 6
 
 
+def test_pieces_are_handed_on_as_they_come_and_headers_are_sent(stub: StubServer) -> None:
+    stub.behaviour.break_after = 3
+    pieces: list[str] = []
+
+    async def run() -> RequestRecord:
+        async with Endpoint(stub.base_url, "stub") as endpoint:
+            return await endpoint.complete([1], headers={"X-Session-ID": "a"}, on_text=pieces.append, max_tokens=5)
+
+    assert asyncio.run(run()).error is not None
+    assert "".join(pieces) == " t0 t1 t2"
+    assert stub.session_ids == ["a"]
+
+
 def test_half_a_character_counts_as_output(stub: StubServer) -> None:
     event = {"choices": [{"text": "", "token_ids": [7]}]}
     stub.behaviour.raw_event = b"data: " + json.dumps(event).encode() + b"\n\n"

@@ -10,7 +10,7 @@ fraction of the processor time.
 import json
 import os
 import time
-from collections.abc import Mapping, Sequence
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
@@ -27,6 +27,9 @@ _CONNECT_TIMEOUT_S = 30.0
 
 Message = Mapping[str, str]
 """One chat message: `role` and `content`."""
+
+OnText = Callable[[str], None]
+"""Called with every piece of an answer as it comes; it must neither raise nor wait."""
 
 
 @dataclass(frozen=True)
@@ -48,6 +51,12 @@ class RequestRecord:
     finish_reason: str | None = None
     error: str | None = None
     """None for a complete answer, else one line."""
+    prompt_token_ids: tuple[int, ...] | None = None
+    """The prompt as the server saw it, when the request asked for it through vLLM's `return_token_ids`."""
+    http_status: int | None = None
+    """None: there was no answer at all."""
+    retry_after_s: float | None = None
+    """How long a server that refused asks to wait."""
 
     @property
     def ttft_s(self) -> float | None:
@@ -98,33 +107,63 @@ class Endpoint:
             await self._session.close()
             self._session = None
 
-    async def chat(self, messages: Sequence[Message], **options: Any) -> RequestRecord:
+    async def chat(
+        self,
+        messages: Sequence[Message],
+        *,
+        headers: Mapping[str, str] | None = None,
+        on_text: OnText | None = None,
+        **options: Any,
+    ) -> RequestRecord:
         """Return the streamed answer to a conversation; `options` are further fields of the request body."""
-        return await self.stream("/chat/completions", self.encode(messages=list(messages), **options))
+        body = self.encode(messages=list(messages), **options)
+        return await self.stream("/chat/completions", body, headers, on_text)
 
-    async def complete(self, prompt: str | Sequence[int], **options: Any) -> RequestRecord:
+    async def complete(
+        self,
+        prompt: str | Sequence[int],
+        *,
+        headers: Mapping[str, str] | None = None,
+        on_text: OnText | None = None,
+        **options: Any,
+    ) -> RequestRecord:
         """Return the streamed continuation of a text or of token ids; `options` as for `chat`."""
         prompt = prompt if isinstance(prompt, str) else list(prompt)
-        return await self.stream("/completions", self.encode(prompt=prompt, **options))
+        return await self.stream("/completions", self.encode(prompt=prompt, **options), headers, on_text)
+
+    async def get(self, path: str, timeout_s: float) -> str | None:
+        """Return what `path` below the server's root (not /v1) holds; None for any status but 200.
+
+        Raises TimeoutError, and aiohttp.ClientError when nobody answers.
+        """
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        async with self._opened().get(self.base_url.removesuffix("/v1") + path, timeout=timeout) as response:
+            return await response.text() if response.status == 200 else None
 
     def encode(self, **fields: Any) -> bytes:
         """Return the body of a streaming request, so that it can be prepared before the clock runs."""
         body = {"model": self.model, "stream": True, "stream_options": {"include_usage": True}, **fields}
         return json.dumps(body, separators=(",", ":")).encode()
 
-    async def stream(self, path: str, body: bytes) -> RequestRecord:
-        """Send an encoded body to `path` below /v1 and return its record; the only exception is cancellation."""
-        if self._session is None:
-            raise RuntimeError("use the endpoint as an async context manager")
-        answer = _Answer()
+    async def stream(
+        self, path: str, body: bytes, headers: Mapping[str, str] | None = None, on_text: OnText | None = None
+    ) -> RequestRecord:
+        """Send an encoded body to `path` below /v1 and return its record; the only exception is cancellation.
+
+        `headers` are sent beside the endpoint's own.
+        """
+        session = self._opened()
+        answer = _Answer(on_text)
         error: str | None = None
         submitted_s = time.perf_counter()
         try:
-            async with self._session.post(self.base_url + path, data=body) as response:
+            async with session.post(self.base_url + path, data=body, headers=headers) as response:
+                answer.status = response.status
                 if response.status == 200:
                     async for data in response.content.iter_any():
                         answer.feed(data, time.perf_counter())
                 else:
+                    answer.retry_after_s = _seconds(response.headers.get("Retry-After"))
                     error = f"HTTP {response.status}: {_one_line(await response.text())}"
         except TimeoutError:
             error = f"no complete answer within {time.perf_counter() - submitted_s:.0f} s"
@@ -134,15 +173,24 @@ class Endpoint:
             error = f"unexpected answer ({type(cause).__name__}: {_one_line(str(cause))})"
         return answer.record(submitted_s, time.perf_counter(), error)
 
+    def _opened(self) -> aiohttp.ClientSession:
+        if self._session is None:
+            raise RuntimeError("use the endpoint as an async context manager")
+        return self._session
+
 
 class _Answer:
     """Collects server-sent events into a record."""
 
-    def __init__(self) -> None:
+    def __init__(self, on_text: OnText | None = None) -> None:
+        self._on_text = on_text
+        self.status: int | None = None
+        self.retry_after_s: float | None = None
         self._rest = b""
         self._times_s: list[float] = []
         self._texts: list[str] = []
         self._token_ids: list[int] | None = None
+        self._prompt_token_ids: list[int] | None = None
         self._usage: dict[str, Any] = {}
         self._finish_reason: str | None = None
         self._error: str | None = None
@@ -166,7 +214,10 @@ class _Answer:
             self._error = _one_line(str(error.get("message", error) if isinstance(error, dict) else error))
             return
         self._usage = event.get("usage") or self._usage
+        # vLLM sends them once: with a chat beside the choices, with a completion in the choice.
+        self._prompt_token_ids = event.get("prompt_token_ids") or self._prompt_token_ids
         for choice in event.get("choices") or ():
+            self._prompt_token_ids = choice.get("prompt_token_ids") or self._prompt_token_ids
             text = choice.get("text")
             if text is None:
                 text = (choice.get("delta") or {}).get("content")
@@ -175,6 +226,8 @@ class _Answer:
                 self._token_ids = (self._token_ids or []) + token_ids
             if text:
                 self._texts.append(text)
+                if self._on_text is not None:
+                    self._on_text(text)
             # Half of a multi-byte character has token ids and no text yet: it is output all the same.
             if text or token_ids:
                 self._times_s.append(now_s)
@@ -196,7 +249,15 @@ class _Answer:
             token_ids=None if self._token_ids is None else tuple(self._token_ids),
             finish_reason=self._finish_reason,
             error=error,
+            prompt_token_ids=None if self._prompt_token_ids is None else tuple(self._prompt_token_ids),
+            http_status=self.status,
+            retry_after_s=self.retry_after_s,
         )
+
+
+def _seconds(text: str | None) -> float | None:
+    """Return the seconds of a Retry-After header; None for a date or anything else."""
+    return float(text) if text is not None and text.isdecimal() else None
 
 
 def _one_line(text: str, limit: int = 200) -> str:
