@@ -17,6 +17,16 @@ Samples = Mapping[str, Mapping[tuple[tuple[str, str], ...], float]]
 _BY_SOURCE = "vllm:prompt_tokens_by_source_total"
 _CACHED_BY_SOURCE = "vllm:prompt_tokens_cached_by_source_total"
 _PREEMPTIONS = "vllm:num_preemptions_total"
+_REQUESTS = "vllm:request_success_total"
+_OUTPUT_TOKENS = "vllm:generation_tokens_total"
+_TTFT_SUM_S = "vllm:time_to_first_token_seconds_sum"
+_OFFLOADED_BYTES = {
+    "device_to_host": "vllm:kv_offload_store_bytes_total",
+    "host_to_device": "vllm:kv_offload_load_bytes_total",
+    "host_to_disk": "vllm:kv_offload_tiering_write_bytes_total",
+    "disk_to_host": "vllm:kv_offload_tiering_read_bytes_total",
+}
+"""What vLLM's own offloading counts, by the direction of the move."""
 
 
 @dataclass(frozen=True)
@@ -79,16 +89,53 @@ def read_events(samples: Samples) -> CacheEvents:
 
 def read_counters(samples: Samples) -> PromptTokens:
     """Return the counters in a reading of /metrics, summed over engines; a counter that is missing is 0."""
-
-    def total(name: str, source: str | None = None) -> int:
-        values = samples.get(name, {}).items()
-        return int(sum(value for labels, value in values if source is None or ("source", source) in labels))
-
-    disk = total(_CACHED_BY_SOURCE, "disk")
+    external = _total(samples, _BY_SOURCE, "external_kv_transfer")
+    # The second counter takes a request that starts again after a preemption twice.
+    disk = min(external, _total(samples, _CACHED_BY_SOURCE, "disk"))
     return PromptTokens(
-        computed=total(_BY_SOURCE, "local_compute"),
-        device=total(_BY_SOURCE, "local_cache_hit"),
-        host=total(_BY_SOURCE, "external_kv_transfer") - disk,
-        preemptions=total(_PREEMPTIONS),
+        computed=_total(samples, _BY_SOURCE, "local_compute"),
+        device=_total(samples, _BY_SOURCE, "local_cache_hit"),
+        host=external - disk,
+        preemptions=_total(samples, _PREEMPTIONS),
         disk=disk,
     )
+
+
+@dataclass(frozen=True)
+class Served:
+    """What a server says it served, since it started or between two readings: the independent count of a run."""
+
+    n_requests: int
+    """That ended well."""
+    prompt_tokens: int
+    output_tokens: int
+    ttft_sum_s: float
+    """Time to first token, summed over requests, as the server sees it."""
+
+    def __sub__(self, earlier: "Served") -> "Served":
+        return Served(
+            self.n_requests - earlier.n_requests,
+            self.prompt_tokens - earlier.prompt_tokens,
+            self.output_tokens - earlier.output_tokens,
+            self.ttft_sum_s - earlier.ttft_sum_s,
+        )
+
+
+def read_served(samples: Samples) -> Served:
+    """Return what a reading of /metrics says was served, summed over engines; a counter that is missing is 0."""
+    return Served(
+        n_requests=_total(samples, _REQUESTS),
+        prompt_tokens=_total(samples, _BY_SOURCE),
+        output_tokens=_total(samples, _OUTPUT_TOKENS),
+        ttft_sum_s=sum(samples.get(_TTFT_SUM_S, {}).values()),
+    )
+
+
+def read_offloaded_bytes(samples: Samples) -> dict[str, int]:
+    """Return the bytes that vLLM's own offloading has moved, by direction; empty for servers without it."""
+    return {direction: _total(samples, name) for direction, name in _OFFLOADED_BYTES.items() if name in samples}
+
+
+def _total(samples: Samples, name: str, source: str | None = None) -> int:
+    values = samples.get(name, {}).items()
+    return int(sum(value for labels, value in values if source is None or ("source", source) in labels))
