@@ -156,6 +156,11 @@ class Model:
         """The model's name at the endpoint."""
         return self._endpoint.model
 
+    @property
+    def endpoint(self) -> Endpoint:
+        """Where it is, for programs that show an answer while it comes."""
+        return self._endpoint
+
     async def __aenter__(self) -> Self:
         await self._endpoint.__aenter__()
         try:
@@ -248,7 +253,7 @@ class Model:
 
     async def _post(self, agent: str, messages: Sequence[Message], fields: Mapping[str, Any]) -> RequestRecord:
         body = self._endpoint.encode(messages=list(messages), **fields)
-        return await self._endpoint.stream("/chat/completions", body, _session_header(agent))
+        return await self._endpoint.stream("/chat/completions", body, session_header(agent))
 
     async def _probe(self) -> None:
         """Find out what the server is. Only vLLM with the connector counts what begins with "elmas:"."""
@@ -288,7 +293,8 @@ class Model:
             await self._post(agent, [{"role": "user", "content": "."}], fields)
 
 
-def _session_header(agent: str) -> dict[str, str]:
+def session_header(agent: str) -> dict[str, str]:
+    """Return the header by which elmas knows a session; other servers leave it unread."""
     return {"X-Session-ID": quote(agent, safe="/ :,.-_")}
 
 

@@ -14,6 +14,7 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
+    from elmas.agents.endpoint import Endpoint
     from elmas.agents.model import Model
 
 agents = typer.Typer(help="Run agents on any OpenAI-compatible endpoint.", no_args_is_help=True)
@@ -58,6 +59,22 @@ class Connection:
     seed: int = 0
     trace: Path | None = None
 
+    def endpoint(self) -> "Endpoint":
+        """Return the endpoint that the options, the environment and `.env` name, in this order; it is not open yet."""
+        from elmas.agents.endpoint import Endpoint
+        from elmas.serve.defaults import ServeDefaults
+
+        defaults = ServeDefaults.load()
+        base_url = self.base_url or os.environ.get("OPENAI_BASE_URL") or ""
+        # A server that listens everywhere is reached at this machine's own address.
+        host = "127.0.0.1" if defaults.default_host == "0.0.0.0" else defaults.default_host
+        return Endpoint(
+            base_url or f"http://{host}:{defaults.default_port}/v1",
+            self.model or "",
+            defaults.openai_api_key.get_secret_value() if defaults.openai_api_key is not None else "",
+            self.timeout_s,
+        )
+
     def run(self, body: "Callable[[Model], Awaitable[Result]]") -> Result:
         """Open the model, await `body` with it and return what that returned; then write the trace if one is wanted.
 
@@ -65,21 +82,10 @@ class Connection:
         """
         import asyncio
 
-        from elmas.agents.endpoint import Endpoint
         from elmas.agents.model import Model
         from elmas.agents.trace import TraceRecorder
-        from elmas.serve.defaults import ServeDefaults
 
-        defaults = ServeDefaults.load()
-        base_url = self.base_url or os.environ.get("OPENAI_BASE_URL") or ""
-        # A server that listens everywhere is reached at this machine's own address.
-        host = "127.0.0.1" if defaults.default_host == "0.0.0.0" else defaults.default_host
-        endpoint = Endpoint(
-            base_url or f"http://{host}:{defaults.default_port}/v1",
-            self.model or "",
-            defaults.openai_api_key.get_secret_value() if defaults.openai_api_key is not None else "",
-            self.timeout_s,
-        )
+        endpoint = self.endpoint()
         recorder = None if self.trace is None else TraceRecorder()
 
         async def opened() -> Result:
