@@ -8,6 +8,7 @@ import sys
 import typer
 
 from elmas.cli.agents import agents
+from elmas.cli.agents_town import town
 from elmas.cli.bench import bench
 from elmas.cli.disk import disk
 from elmas.cli.model import model
@@ -25,6 +26,7 @@ app = typer.Typer(
 )
 app.command(name="serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 app.command(name="model", no_args_is_help=True)(model)
+agents.command()(town)
 app.add_typer(agents, name="agents")
 app.add_typer(bench, name="bench")
 app.add_typer(disk, name="disk")
