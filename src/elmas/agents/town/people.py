@@ -45,7 +45,7 @@ _OCCUPATIONS = (
         "Bakery",
         (
             "kneading the dough for the first loaves",
-            "taking bread out of the oven",
+            "taking loaves out of the oven",
             "selling rolls at the counter",
             "filling the flour bin and cleaning the bakehouse",
         ),

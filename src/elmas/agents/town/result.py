@@ -20,8 +20,8 @@ _DAY_MINUTES = 24 * 60
 class TownSettings:
     """Size of one run; equal settings give the same people, plans and news."""
 
-    n_agents: int = 8
-    n_ticks: int = 16
+    n_agents: int = 5
+    n_ticks: int = 12
     seed: int = 0
     minutes_per_tick: int = 15
     """How far the town's clock moves per tick."""

@@ -180,7 +180,7 @@ class _Run:
         (thing,) = await ask(ask_object(str(arena), things, wants)) or (things[0],)
         (signs,) = await ask(ask_pronunciatio(wants)) or ("?",)
         predicate, target = await ask(ask_triple(person.name, wants, thing)) or ("is", wants)
-        return Action(tick, wants, Place(arena.sector, arena.arena, thing), signs, predicate, target)
+        return Action(tick, wants, Place(arena.sector, arena.arena, thing), signs, predicate.strip(), target.strip())
 
     async def _decide(
         self, agent: _Agent, question: Question, tick: int, expect: Expect
