@@ -5,10 +5,14 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from elmas.cache.hints import Hints
-from elmas.cache.returns import Returns
+from elmas.cache.hints import NO_HINTS, Hints
+from elmas.cache.returns import _WIDTHS, Returns, _gittins
 from elmas.cache.sessions import NO_SESSION, Sessions
 from tests.cache.truth import earn_trust
+
+_some_hints = st.sampled_from(
+    [NO_HINTS, Hints(is_done=True), Hints(next_use_s=10.0), Hints(ttl_s=20.0), Hints(priority=3.0, next_use_s=1.0)]
+)
 
 
 def chain(*names: int) -> list[bytes]:
@@ -171,9 +175,42 @@ def test_every_key_leads_to_a_living_session(events: list[tuple[int, bool, float
         assert set(sessions._slot_of.values()) <= set(sessions._by_age)
         assert len(sessions._by_age) + len(sessions._free) == 3
         assert all(key in sessions._keys_of[slot] for key, slot in sessions._slot_of.items())
-        found = sessions.values(np.fromiter(sessions._by_age, dtype=np.int64))
+        known = np.fromiter(sessions._by_age, dtype=np.int64)
+        assert np.flatnonzero(sessions._is_known).tolist() == sorted(known.tolist())
+        found = sessions.values(known)
         assert np.isfinite(found).all()
         assert (found >= 0).all()
+
+
+@settings(deadline=None)
+@given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 50), _some_hints), max_size=60), st.booleans())
+def test_asking_for_one_session_gives_what_asking_for_many_does(
+    events: list[tuple[int, float, Hints]], is_believed: bool
+) -> None:
+    sessions, now_s = Sessions(n_slots=4), 0.0
+    if is_believed:
+        sessions._trust._returns.share[:] = sessions._trust._ends[:] = 0.9
+    for name, gap_s, hints in events:
+        now_s += gap_s
+        slot = sessions.arrive(chain(name), now_s, str(name), hints=hints)
+        if gap_s < 40:
+            sessions.end(slot, 1, chain(name), now_s)
+        sessions.refresh()
+    for slot in sessions._by_age:
+        slots = np.array([slot])
+        many = sessions.learned_values(slots)[0], sessions.values(slots)[0]
+        assert sessions.values_of(slot) == many, "to the last bit: what is equal must stay so"
+
+
+@given(st.lists(st.floats(0, 1), min_size=186, max_size=186), st.floats(1e-3, 0.1))
+def test_the_index_is_the_best_ratio_over_all_horizons(chances: list[float], scale: float) -> None:
+    hazard = scale * np.array(chances)
+    survival = np.concatenate(([1.0], np.cumprod(1.0 - hazard)))
+    time = np.concatenate(([0.0], np.cumsum((survival[:-1] + survival[1:]) / 2 * _WIDTHS)))
+    for start in (0, 17, 90, 185):
+        spans, returns = time[start + 1 :] - time[start], survival[start] - survival[start + 1 :]
+        best = max((r / s for r, s in zip(returns.tolist(), spans.tolist(), strict=True) if s > 0), default=0.0)
+        assert _gittins(hazard)[start] == pytest.approx(best, rel=1e-6)
 
 
 def test_the_index_of_a_sure_return_is_one_over_the_time_left() -> None:

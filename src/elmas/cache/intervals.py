@@ -5,7 +5,7 @@ from numpy.typing import NDArray
 
 _SMOOTHING = 0.4
 """The weight of the newest interval, once there are enough."""
-_PRIOR_WEIGHTS: NDArray[np.float64] = np.array([0.25, 1.0, 4.0, 16.0, 64.0])
+_PRIOR_WEIGHTS = (0.25, 1.0, 4.0, 16.0, 64.0)
 """Everybody's interval counts as much as so many of the thing's own: that which predicted best lately."""
 _ERROR_SMOOTHING = 1 / 256
 _LEAST_GAP_S = 1e-3
@@ -23,7 +23,7 @@ class Intervals:
         """When each thing was last used."""
         self._n_gaps: NDArray[np.int32] = np.zeros(n, dtype=np.int32)
         self._log_gap: NDArray[np.float64] = np.zeros(n)
-        self._errors: NDArray[np.float64] = np.zeros(_PRIOR_WEIGHTS.size)
+        self._errors = [0.0] * len(_PRIOR_WEIGHTS)
         self._prior_weight = 1.0
         self._n_all = 0
         self._log_all = 0.0
@@ -50,25 +50,33 @@ class Intervals:
         mean = (weight * self._log_gap[places] + self._prior_weight * self._log_all) / (weight + self._prior_weight)
         return np.asarray(np.exp(mean))
 
+    def scale_of(self, place: int) -> float:
+        """Return the usual interval of one thing, in seconds."""
+        weight = min(self._n_gaps.item(place), 1 / _SMOOTHING)
+        prior = self._prior_weight
+        mean = (weight * self._log_gap.item(place) + prior * self._log_all) / (weight + prior)
+        return float(np.exp(mean))
+
     def back(self, place: int, now_s: float) -> float:
         """A thing is used again; returns its age then, in multiples of its interval as it was known before."""
-        gap_s = max(_LEAST_GAP_S, now_s - float(self.last_s[place]))
-        age = gap_s / float(self.scale_s(np.array([place]))[0])
+        gap_s = max(_LEAST_GAP_S, now_s - self.last_s.item(place))
+        age = gap_s / self.scale_of(place)
         log_gap = float(np.log(gap_s))
-        n = int(self._n_gaps[place])
-        self._judge(place, log_gap)
-        self._log_gap[place] += max(_SMOOTHING, 1 / (n + 1)) * (log_gap - self._log_gap[place])
+        n, own = self._n_gaps.item(place), self._log_gap.item(place)
+        self._judge(n, own, log_gap)
+        self._log_gap[place] = own + max(_SMOOTHING, 1 / (n + 1)) * (log_gap - own)
         self._n_gaps[place] = n + 1
         self._n_all += 1
         self._log_all += max(_POPULATION_SMOOTHING, 1 / self._n_all) * (log_gap - self._log_all)
         self.last_s[place] = now_s
         return age
 
-    def _judge(self, place: int, log_gap: float) -> None:
-        """See which weight of everybody's interval would have predicted this one best."""
-        weight = min(float(self._n_gaps[place]), 1 / _SMOOTHING)
-        if weight == 0:
+    def _judge(self, n_gaps: int, own: float, log_gap: float) -> None:
+        """See which weight of everybody's interval would have predicted this one best, beside so many of its own."""
+        if n_gaps == 0:
             return
-        predicted = (weight * self._log_gap[place] + _PRIOR_WEIGHTS * self._log_all) / (weight + _PRIOR_WEIGHTS)
-        self._errors += _ERROR_SMOOTHING * ((predicted - log_gap) ** 2 - self._errors)
-        self._prior_weight = float(_PRIOR_WEIGHTS[np.argmin(self._errors)])
+        weight, errors = min(n_gaps, 1 / _SMOOTHING), self._errors
+        for i, prior in enumerate(_PRIOR_WEIGHTS):
+            predicted = (weight * own + prior * self._log_all) / (weight + prior)
+            errors[i] += _ERROR_SMOOTHING * ((predicted - log_gap) ** 2 - errors[i])
+        self._prior_weight = _PRIOR_WEIGHTS[errors.index(min(errors))]

@@ -23,6 +23,8 @@ from elmas.cache.worths import Worths
 
 _ARRIVALS_SHARE = 1 / 16
 _LEARNING_ARRIVALS = 16
+_LEARNING_SHARE = 1 / 64
+"""Learning looks at all sessions that are known, which may be many more than there is room for."""
 _CANDIDATES_SHARE = 1 / 16
 _LEAST_CANDIDATES = 16
 
@@ -239,7 +241,8 @@ class NextUse:
         n_arrivals = self._sessions.n_arrivals
         learns = n_arrivals >= self._learns_at
         if learns:
-            self._learns_at = n_arrivals + max(_LEARNING_ARRIVALS, int(units.size * _ARRIVALS_SHARE))
+            n_units, n_sessions = units.size * _ARRIVALS_SHARE, self._sessions.n_known * _LEARNING_SHARE
+            self._learns_at = n_arrivals + max(_LEARNING_ARRIVALS, int(n_units), int(n_sessions))
         self._worths.rank(units, learns)
         self._n_ranked, self._ranked_at = units.size, n_arrivals
         self._changed[units] = False

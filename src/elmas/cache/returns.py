@@ -6,6 +6,8 @@ From it follows the Gittins index of each age (Gittins 1979; as a retention valu
 the largest ratio, over horizons, of the chance to come back within the horizon to the expected time of being kept.
 """
 
+from bisect import bisect_right
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -18,6 +20,7 @@ _EDGES: Ages = np.concatenate(
         np.geomspace(1.5, 1e3, 40),
     )
 )
+_EDGE_LIST: list[float] = _EDGES.tolist()
 _N_BINS = _EDGES.size + 1
 
 _FORGET = 0.5 ** (1 / 4000)
@@ -48,12 +51,15 @@ class Returns:
         overlap = np.clip(np.minimum(np.log(upper), high) - np.maximum(np.log(lower), low), 0.0, None)
         self._prior: NDArray[np.float64] = _PRIOR_RETURNS * overlap / (high - low)
         self._index: NDArray[np.float64] = np.zeros(_N_BINS)
+        self._index_list: list[float] = []
+        self._learned_from: bytes | None = None
         self.refresh(np.empty(0))
 
     def returned(self, age: float) -> None:
         """Something came back at this age."""
         self._weight /= _FORGET
-        self._returned[np.searchsorted(_EDGES, age, side="right")] += self._weight
+        self._returned[bisect_right(_EDGE_LIST, age)] += self._weight
+        self._learned_from = None
         if self._weight > 1e12:
             self._returned /= self._weight
             self._given_up /= self._weight
@@ -62,6 +68,7 @@ class Returns:
     def gave_up(self, ages: Ages) -> None:
         """Things that had not come back at these ages are not watched any more."""
         np.add.at(self._given_up, np.searchsorted(_EDGES, ages, side="right"), self._weight)
+        self._learned_from = None
 
     def latest_age(self, share: float) -> float:
         """Return the age until which this share of all returns happened; infinite where few were seen."""
@@ -72,9 +79,13 @@ class Returns:
         return float(_EDGES[place]) if place < _EDGES.size else float("inf")
 
     def refresh(self, waiting_ages: Ages) -> None:
-        """Learn from all returns so far and from what waits now, and compute the index anew. O(ages + bins squared)."""
-        returned = self._returned / self._weight
+        """Learn from all returns so far and from what waits now, and compute the index anew. O(ages log bins)."""
         waiting = np.bincount(np.searchsorted(_EDGES, waiting_ages, side="right"), minlength=_N_BINS)
+        seen = waiting.tobytes()
+        if seen == self._learned_from:
+            return
+        self._learned_from = seen
+        returned = self._returned / self._weight
         events = returned + self._prior
         # At risk in a bin are those that got there. Who left in the bin without a return was at risk for half of it.
         left = events + waiting + self._given_up / self._weight
@@ -84,11 +95,20 @@ class Returns:
         # A bin with few things in it says little: it is drawn towards the rate of its neighbours.
         rate = _around(events) / _around(at_risk * _WIDTHS)
         hazard = np.minimum((events - _NEIGHBOURS * np.expm1(-rate * _WIDTHS)) / (at_risk + _NEIGHBOURS), 1.0)
-        self._index = _gittins(hazard)
+        self._index_list = _gittins(hazard)
+        self._index = np.array(self._index_list)
 
     def index(self, ages: Ages) -> NDArray[np.float64]:
         """Return the Gittins index at each age, per unit of the thing's scale."""
         return np.interp(ages, _MIDDLES, self._index)
+
+    def index_at(self, age: float) -> float:
+        """Return the Gittins index at one age."""
+        right = bisect_right(_MIDDLE_LIST, age)
+        if right in (0, _N_BINS):
+            return self._index_list[min(right, _N_BINS - 1)]
+        low, high, start = self._index_list[right - 1], self._index_list[right], _MIDDLE_LIST[right - 1]
+        return (high - low) / (_MIDDLE_LIST[right] - start) * (age - start) + low
 
 
 def _bounds() -> tuple[Ages, Ages]:
@@ -98,6 +118,7 @@ def _bounds() -> tuple[Ages, Ages]:
 
 _LOWER, _UPPER = _bounds()
 _MIDDLES: Ages = np.concatenate(([0.0], (_LOWER[1:] + _UPPER[1:]) / 2))
+_MIDDLE_LIST: list[float] = _MIDDLES.tolist()
 _WIDTHS: Ages = np.concatenate(([_EDGES[0]], (_UPPER - _LOWER)[1:]))
 
 
@@ -111,16 +132,30 @@ def _around(values: NDArray[np.float64]) -> NDArray[np.float64]:
     return np.asarray(sums[_LAST_AROUND] - sums[_FIRST_AROUND])
 
 
-def _gittins(hazard: NDArray[np.float64]) -> NDArray[np.float64]:
+def _gittins(hazard: NDArray[np.float64]) -> list[float]:
     """Return the index at the beginning of each bin for these chances to return in it.
 
-    For a start i and a horizon j, chance(i, j) / time(i, j), both conditional on getting to i.
+    For a start i and a horizon j, chance(i, j) / time(i, j), both conditional on getting to i. That is the slope
+    between two points of a curve, chance over time; the steepest one to the right of i ends on the upper convex hull of
+    what lies there, which is built from the end, in one pass (Andrew, 1979).
     """
     survival = np.concatenate(([1.0], np.cumprod(1.0 - hazard)))
-    chance_until = 1.0 - survival  # by the end of bin j - 1
+    chances: list[float] = (1.0 - survival).tolist()  # by the end of bin j - 1
     mean_survival = (survival[:-1] + survival[1:]) / 2
-    time_until = np.concatenate(([0.0], np.cumsum(mean_survival * _WIDTHS)))
-    chance = chance_until[None, 1:] - chance_until[:-1, None]
-    time = time_until[None, 1:] - time_until[:-1, None]
-    ratio = np.where(np.triu(np.ones_like(time, dtype=bool)) & (time > 0), chance / np.where(time > 0, time, 1.0), 0.0)
-    return np.asarray(ratio.max(axis=1))
+    times: list[float] = np.concatenate(([0.0], np.cumsum(mean_survival * _WIDTHS))).tolist()
+    hull = [_N_BINS]
+    index = [0.0] * _N_BINS
+    for start in range(_N_BINS - 1, -1, -1):
+        chance, time = chances[start], times[start]
+        span = times[hull[-1]] - time
+        steepest = (chances[hull[-1]] - chance) / span if span > 0 else 0.0
+        while len(hull) > 1:
+            span = times[hull[-2]] - time
+            slope = (chances[hull[-2]] - chance) / span if span > 0 else 0.0
+            if slope < steepest:
+                break
+            steepest = slope
+            hull.pop()
+        index[start] = steepest
+        hull.append(start)
+    return index

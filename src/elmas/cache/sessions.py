@@ -6,6 +6,7 @@ same session, unless the client names its session. What is expected of it comes 
 of longest ago makes room for a new one.
 """
 
+import math
 from collections.abc import Sequence
 from itertools import count, repeat
 
@@ -64,6 +65,7 @@ class Sessions:
         self._slot_of: dict[BlockHash | tuple[int, str], int] = {}
         self._keys_of: list[tuple[BlockHash | tuple[int, str], ...]] = [()] * n_slots
         self._by_age: dict[int, None] = {}
+        self._is_known: NDArray[np.bool_] = np.zeros(n_slots, dtype=np.bool_)
         self._free = list(range(n_slots - 1, -1, -1))
         self._first, self._later = Returns(), Returns()
 
@@ -129,7 +131,7 @@ class Sessions:
         if hints.next_use_s is not None:
             self._predicted_s[slot] = hints.next_use_s
         elif hints.next_use_steps is not None:
-            self._predicted_s[slot] = hints.next_use_steps * self._intervals.scale_s(np.array([slot]))[0]
+            self._predicted_s[slot] = hints.next_use_steps * self._intervals.scale_of(slot)
 
     # What is expected
 
@@ -144,7 +146,7 @@ class Sessions:
 
     def refresh(self) -> None:
         """Learn what those that wait tell. O(sessions)."""
-        slots = np.fromiter(self._by_age, dtype=np.int64, count=len(self._by_age))
+        slots = np.flatnonzero(self._is_known)
         ages = self._ages(slots)
         is_first = self._is_first[slots]
         self._first.refresh(ages[is_first])
@@ -169,6 +171,29 @@ class Sessions:
         values = np.where(holds, 1 / np.maximum(np.abs(left_s), SOONEST_S), values) * self._priorities(slots)
         is_over = (self._is_done[slots] & self._trust.believes_ends(tenants)) | (waited_s > self._ttl_s[slots])
         return np.where(is_over, 0.0, values)
+
+    def values_of(self, slot: int) -> tuple[float, float]:
+        """Return what `learned_values` and `values` say of one session: for each new batch of blocks it is asked, and
+        arrays of one take ten times as long."""
+        scale_s = self._intervals.scale_of(slot)
+        waited_s = 0.0 if self._n_active.item(slot) > 0 else max(0.0, self.now_s - self._intervals.last_s.item(slot))
+        returns = self._first if self._is_first.item(slot) else self._later
+        by_habit = by_hint = returns.index_at(waited_s / scale_s) / scale_s
+        predicted_s, priority = self._predicted_s.item(slot), self._priority.item(slot)
+        tenant = self.tenant_of[slot : slot + 1]
+        if not math.isnan(predicted_s):
+            left_s = predicted_s - waited_s
+            if is_not_overdue(left_s, predicted_s) and self._trust.believes_returns(tenant):
+                by_hint = 1 / max(abs(left_s), SOONEST_S)
+        if priority != 1.0:
+            by_hint *= min(1.0, priority) if self._trust.distrusts(tenant) else priority
+        is_over = self._is_done.item(slot) and self._trust.believes_ends(tenant)
+        return by_habit, 0.0 if is_over or waited_s > self._ttl_s.item(slot) else by_hint
+
+    @property
+    def n_known(self) -> int:
+        """Sessions that are known now."""
+        return len(self._by_age)
 
     # How far hints are believed
 
@@ -241,6 +266,7 @@ class Sessions:
         self._n_active[slot] = 0
         self._is_done[slot], self._priority[slot] = False, 1.0
         self._predicted_s[slot], self._ttl_s[slot] = np.nan, np.inf
+        self._is_known[slot] = True
         self._touch(slot)
         self._set_keys(slot, ((tenant, session_id),) if session_id is not None else tuple(hashes[-1:]))
         return slot
@@ -250,6 +276,7 @@ class Sessions:
         self._set_keys(slot, ())
         self.prefixes_of.pop(slot, None)
         del self._by_age[slot]
+        self._is_known[slot] = False
         self._free.append(slot)
 
     def _touch(self, slot: int) -> None:
@@ -265,6 +292,6 @@ class Sessions:
             self._slot_of[key] = slot
 
 
-def is_not_overdue(left_s: NDArray[np.float64], predicted_s: NDArray[np.float64]) -> NDArray[np.bool_]:
+def is_not_overdue(left_s: NDArray[np.float64] | float, predicted_s: NDArray[np.float64] | float) -> NDArray[np.bool_]:
     """Return whether predictions, of which so much time is left, may still come true; not where they are NaN."""
     return np.asarray(left_s > -np.maximum(_OVERDUE_S, _OVERDUE_SHARE * predicted_s))

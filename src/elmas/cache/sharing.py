@@ -7,7 +7,6 @@ its first block, or a tier that refuses it would never learn.
 """
 
 import math
-from dataclasses import dataclass
 
 import numpy as np
 from numpy.typing import NDArray
@@ -21,15 +20,7 @@ N_LEVELS = 4
 _SMOOTHING = 1 / 64
 _LEAST_GAP_S = 1e-3
 _MOST_GHOSTS = 4096
-
-
-@dataclass(frozen=True)
-class _Ghost:
-    """What was given up, or refused, before anybody shared it."""
-
-    level: int
-    session: int
-    used_s: float
+_NO_LEVEL = -1
 
 
 class Sharing:
@@ -39,7 +30,12 @@ class Sharing:
         self._returns = [Returns() for _ in range(N_LEVELS)]
         self._log_gap = [0.0] * N_LEVELS
         self._n_shared = [0] * N_LEVELS
-        self._ghosts: dict[BlockHash, _Ghost] = {}
+        # What was given up, or refused, before anybody shared it: its first block and its place in the arrays.
+        self._ghosts: dict[BlockHash, int] = {}
+        self._free: list[int] = []
+        self._ghost_level: NDArray[np.int8] = np.full(_MOST_GHOSTS, _NO_LEVEL, dtype=np.int8)
+        self._ghost_session: NDArray[np.int32] = np.zeros(_MOST_GHOSTS, dtype=np.int32)
+        self._ghost_used_s: NDArray[np.float64] = np.zeros(_MOST_GHOSTS)
 
     def shared(self, level: int, gap_s: float) -> None:
         """Something was asked for by a second session, `gap_s` after the first one used it."""
@@ -52,25 +48,29 @@ class Sharing:
 
     def gone(self, first_block: BlockHash, level: int, session: int, used_s: float) -> None:
         """What begins with this block was given up, or not taken, before it was shared."""
-        self._ghosts.pop(first_block, None)
-        self._ghosts[first_block] = _Ghost(min(level, N_LEVELS - 1), session, used_s)
-        if len(self._ghosts) > _MOST_GHOSTS:
-            del self._ghosts[next(iter(self._ghosts))]
+        if first_block in self._ghosts:
+            self._forget(first_block)
+        elif len(self._ghosts) == _MOST_GHOSTS:
+            self._forget(next(iter(self._ghosts)))
+        place = self._free.pop() if self._free else len(self._ghosts)
+        self._ghosts[first_block] = place
+        self._ghost_level[place] = min(level, N_LEVELS - 1)
+        self._ghost_session[place], self._ghost_used_s[place] = session, used_s
 
     def missed(self, first_block: BlockHash, session: int, now_s: float) -> bool:
         """What begins with this block is asked for and not there; returns whether another session had brought it."""
-        ghost = self._ghosts.get(first_block)
-        if ghost is None or ghost.session == session:
+        place = self._ghosts.get(first_block)
+        if place is None or self._ghost_session.item(place) == session:
             return False
-        del self._ghosts[first_block]
-        self.shared(ghost.level, now_s - ghost.used_s)
+        self.shared(self._ghost_level.item(place), now_s - self._ghost_used_s.item(place))
+        self._forget(first_block)
         return True
 
     def refresh(self, levels: NDArray[np.int64], waited_s: NDArray[np.float64], now_s: float) -> None:
         """Learn from what is there and not shared so far, with its levels and the time since its use."""
         for level in range(N_LEVELS):
-            ghosts = [now_s - ghost.used_s for ghost in self._ghosts.values() if ghost.level == level]
-            waiting_s = np.concatenate((waited_s[levels == level], ghosts))
+            ghosts_s = now_s - self._ghost_used_s[self._ghost_level == level]
+            waiting_s = np.concatenate((waited_s[levels == level], ghosts_s))
             self._returns[level].refresh(np.maximum(0.0, waiting_s) / self._scale_s(level))
 
     def values(self, levels: NDArray[np.int64], waited_s: NDArray[np.float64]) -> NDArray[np.float64]:
@@ -81,6 +81,16 @@ class Sharing:
             scale_s = self._scale_s(level)
             values[places] = self._returns[level].index(waited_s[places] / scale_s) / scale_s
         return values
+
+    def value_of_new(self, level: int) -> float:
+        """Return the same for one thing that is used now."""
+        scale_s = self._scale_s(level)
+        return self._returns[level].index_at(0.0) / scale_s
+
+    def _forget(self, first_block: BlockHash) -> None:
+        place = self._ghosts.pop(first_block)
+        self._ghost_level[place] = _NO_LEVEL
+        self._free.append(place)
 
     def _scale_s(self, level: int) -> float:
         return math.exp(self._log_gap[level])

@@ -158,8 +158,9 @@ class Units:
 
     def parent(self, unit: int) -> int:
         """Return the unit that a unit goes on from, NO_UNIT where that is not held or not known."""
-        parent = int(self._parent[unit])
-        return parent if parent != NO_UNIT and self._serial[parent] == self._parent_serial[unit] else NO_UNIT
+        parent: int = self._parent.item(unit)
+        is_there = parent != NO_UNIT and self._serial.item(parent) == self._parent_serial.item(unit)
+        return parent if is_there else NO_UNIT
 
     def parents(self, units: NDArray[np.int32] | Rows) -> NDArray[np.int32]:
         """Return the parent of each unit; NO_UNIT has none."""

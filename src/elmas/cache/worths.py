@@ -142,10 +142,8 @@ class Worths:
         """Return the worth of a new block of a session, in this of the prefixes that it is believed to know of."""
         if session == NO_SESSION or self._sessions.takes_all_new:
             return float("inf")
-        slots = np.array([session])
-        by_habit = float(self._sessions.learned_values(slots)[0])
-        by_hint = float(self._sessions.values(slots)[0])
-        by_others = float(self.sharing.values(np.array([self._level_of_new(session)]), np.zeros(1))[0])
+        by_habit, by_hint = self._sessions.values_of(session)
+        by_others = self.sharing.value_of_new(self._level_of_new(session))
         by_habit += by_others
         if prefixes is None:
             by_hint += by_others
@@ -155,11 +153,14 @@ class Worths:
             by_hint = by_habit
         if self._sessions.is_behind_device:
             by_hint *= _NEW_SHARE
-        return by_hint * float(self._savings(np.array([self._depth_of_new(session)]))[0])
+        return by_hint * self._saving(self._depth_of_new(session))
 
     def level(self, unit: int) -> int:
         """Return how many prefixes a unit builds on."""
-        return int(self._levels(np.array([unit]))[0])
+        level, below = 0, self._units.parent(unit)
+        while below != NO_UNIT and level < N_LEVELS - 1:
+            level, below = level + 1, self._units.parent(below)
+        return level
 
     def _level_of_new(self, session: int) -> int:
         """Return how many prefixes new blocks of a session build on."""
@@ -172,10 +173,13 @@ class Worths:
     def _depth_of_new(self, session: int) -> int:
         """Where the unit of new blocks begins: one measure for what comes and goes, or like sessions take turns."""
         unit = self._units.own(session)
-        if unit != NO_UNIT:
-            return int(self._depths(np.array([unit]))[0])
-        parent = self._units.next_parent(session)
-        return 0 if parent == NO_UNIT else int(self._depths(np.array([parent]))[0] + self._units.n_rows[parent])
+        below = self._units.next_parent(session) if unit == NO_UNIT else self._units.parent(unit)
+        n_levels = _MOST_LEVELS + (unit == NO_UNIT)
+        depth = 0
+        while below != NO_UNIT and n_levels > 0:
+            depth += self._units.n_rows.item(below)
+            below, n_levels = self._units.parent(below), n_levels - 1
+        return depth
 
     def _due(self, units: Rows) -> tuple[NDArray[np.float64], NDArray[np.bool_]]:
         """Return the worth of units by what was said of them, and whether that is believed."""
@@ -216,6 +220,9 @@ class Worths:
     def _savings(self, depths_rows: NDArray[np.int64]) -> NDArray[np.float64]:
         """Return what having a block at these depths saves, in the work for one without context."""
         return np.asarray(1.0 + _COST_PER_TOKEN * self._sessions.block_tokens * depths_rows, dtype=np.float64)
+
+    def _saving(self, depth_rows: int) -> float:
+        return 1.0 + _COST_PER_TOKEN * self._sessions.block_tokens * depth_rows
 
     def _depths(self, units: Rows) -> NDArray[np.int64]:
         """Return how many rows each unit builds on, as far as they are held."""
