@@ -68,6 +68,19 @@ class RequestRecord:
         """Seconds from submission to the end of the stream."""
         return self.ended_s - self.submitted_s
 
+    def to_json(self, start_s: float) -> dict[str, Any]:
+        """Return the main figures and the text as plain values; `start_s` is the time that counts as 0."""
+        return {
+            "submitted_s": self.submitted_s - start_s,
+            "ttft_s": self.ttft_s,
+            "e2el_s": self.e2el_s,
+            "prompt_tokens": self.prompt_tokens,
+            "completion_tokens": self.completion_tokens,
+            "cached_tokens": self.cached_tokens,
+            "text": self.text,
+            "error": self.error,
+        }
+
 
 class Endpoint:
     """One model behind one base URL, with one connection pool; use it as an async context manager.
@@ -139,6 +152,12 @@ class Endpoint:
         timeout = aiohttp.ClientTimeout(total=timeout_s)
         async with self._opened().get(self.base_url.removesuffix("/v1") + path, timeout=timeout) as response:
             return await response.text() if response.status == 200 else None
+
+    async def post(self, path: str, timeout_s: float) -> int:
+        """Send an empty order to `path` below the server's root and return the status; raises as `get`."""
+        timeout = aiohttp.ClientTimeout(total=timeout_s)
+        async with self._opened().post(self.base_url.removesuffix("/v1") + path, timeout=timeout) as response:
+            return response.status
 
     def encode(self, **fields: Any) -> bytes:
         """Return the body of a streaming request, so that it can be prepared before the clock runs."""

@@ -8,6 +8,7 @@ import sys
 import typer
 
 from elmas.cli.agents import agents
+from elmas.cli.agents_programs import chat, complete, profile
 from elmas.cli.agents_town import town
 from elmas.cli.bench import bench
 from elmas.cli.disk import disk
@@ -26,6 +27,9 @@ app = typer.Typer(
 )
 app.command(name="serve", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(serve)
 app.command(name="model", no_args_is_help=True)(model)
+agents.command()(chat)
+agents.command()(complete)
+agents.command()(profile)
 agents.command()(town)
 app.add_typer(agents, name="agents")
 app.add_typer(bench, name="bench")
