@@ -116,6 +116,9 @@ class StubServer:
         self.device_was_reset = True
         return web.json_response({"success": True})
 
+    async def models(self, request: web.Request) -> web.Response:
+        return web.json_response({"data": [{"id": name, "owned_by": "vllm"} for name in ("stub", "bench")]})
+
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(text=metrics_text(computed=self.prompt_tokens))
 
@@ -182,6 +185,7 @@ def running_stub() -> Iterator[StubServer]:
         app.router.add_post("/v1/completions", stub.handle)
         app.router.add_post("/reset_prefix_cache", stub.reset)
         app.router.add_get("/metrics", stub.metrics)
+        app.router.add_get("/v1/models", stub.models)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         site = web.TCPSite(runner, "127.0.0.1", 0)

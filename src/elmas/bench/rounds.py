@@ -15,20 +15,25 @@ Nothing here knows what server is at the other end.
 import hashlib
 import struct
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
-from typing import Literal
+from dataclasses import dataclass, replace
+from typing import Literal, Self
 
 import numpy as np
 
 from elmas.agents.endpoint import Endpoint, RequestRecord
 from elmas.bench.client import Progress, encode_completion, send_all
+from elmas.bench.workloads.calls import completion, fewer
+from elmas.bench.workloads.steps import AtOnce, InTurn, Scripted, Step
 
 _SYSTEM, _PERSONA, _OBSERVATION, _ANSWER, _UNIQUE, _ORDER = range(6)
 """What a stream of random tokens is for; part of its seed, so that no two parts of a workload repeat each other."""
 
 
+_LEAST_AGENTS = 4
+
+
 @dataclass(frozen=True)
-class RoundsWorkload:
+class RoundsWorkload(Scripted):
     """Shape and seed of a workload: two equal values send the same bytes in the same order."""
 
     name: str
@@ -59,7 +64,12 @@ class RoundsWorkload:
 
     @property
     def working_set_tokens(self) -> int:
-        """Tokens whose KV would serve the last round entirely: the system prompt once, the rest per agent."""
+        """Tokens whose KV would serve the last round entirely: the system prompt once, the rest per agent.
+
+        0 without reuse.
+        """
+        if not self.reuse:
+            return 0
         own = self.prompt_tokens(self.n_rounds - 1) - self.system_tokens
         return self.system_tokens + self.n_agents * own
 
@@ -84,6 +94,30 @@ class RoundsWorkload:
         if self.order == "fixed":
             return list(range(self.n_agents))
         return [int(agent) for agent in self._random(_ORDER, round_index).permutation(self.n_agents)]
+
+    def scaled(self, factor: float) -> Self:
+        """Return the workload with fewer agents, of the same lengths."""
+        return replace(self, n_agents=fewer(self.n_agents, factor, _LEAST_AGENTS))
+
+    def make_script(self) -> Step:
+        """Return the rounds with a barrier after each."""
+        return InTurn(
+            tuple(
+                AtOnce(
+                    tuple(
+                        completion(
+                            self.prompt(agent, index),
+                            self.answer_tokens,
+                            agent=f"agent-{agent:05}",
+                            turn=index,
+                            round=index,
+                        )
+                        for agent in self.sending_order(index)
+                    )
+                )
+                for index in range(self.n_rounds)
+            )
+        )
 
     def _random(self, *purpose: int) -> np.random.Generator:
         return np.random.default_rng([self.seed, *purpose])
