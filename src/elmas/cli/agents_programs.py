@@ -119,7 +119,7 @@ def _play(connection: Connection, groups: "list[Group]", max_tokens: int, profil
     from rich.progress import Progress
 
     from elmas.agents.model import Model
-    from elmas.agents.programs.profiling import play_group, profiled
+    from elmas.agents.programs.profiling import GroupResult, play_group, profiled
 
     screen = console()
     n_calls = sum(len(script.questions) for group in groups for script in group.scripts)
