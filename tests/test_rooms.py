@@ -16,7 +16,7 @@ ALLOWED = {
     "vllm": {"cache", "movement", "scheduling", "tiers"},
     "serve": {"cache", "tiers"},
     "agents": set(),
-    "bench": {"agents", "serve", "models", "cache", "movement", "tiers", "vllm"},
+    "bench": {"agents", "sim", "serve", "models", "cache", "movement", "tiers", "vllm"},
     "cli": {"agents", "bench", "serve", "models", "sim", "tiers"},
 }
 BASE = {"errors", "units", "settings", "preflight", "__init__"}
