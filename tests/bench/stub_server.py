@@ -38,6 +38,8 @@ class Behaviour:
     """Answer otherwise once the device's cache was emptied, as a tier with wrong data would."""
     answer: Callable[[dict[str, Any]], str] | None = None
     """Text of a chat answer, sent as words; None: a legal guess."""
+    profiles: bool = False
+    """Has a profiler, as a server that was started with one."""
 
 
 @dataclass
@@ -53,6 +55,8 @@ class StubServer:
     most_running: int = 0
     connections: set[Any] = field(default_factory=set)
     prompt_tokens: int = 0
+    profiler_orders: list[str] = field(default_factory=list)
+    """Start and stop of the profiler, with the number of requests before it."""
     device_was_reset: bool = False
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
@@ -119,6 +123,12 @@ class StubServer:
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": name, "owned_by": "vllm"} for name in ("stub", "bench")]})
 
+    async def profiler(self, request: web.Request) -> web.Response:
+        if not self.behaviour.profiles:
+            return web.json_response({"detail": "Not Found"}, status=404)
+        self.profiler_orders.append(f"{request.path} after {len(self.bodies)}")
+        return web.Response()
+
     async def metrics(self, request: web.Request) -> web.Response:
         return web.Response(text=metrics_text(computed=self.prompt_tokens))
 
@@ -184,6 +194,8 @@ def running_stub() -> Iterator[StubServer]:
         app.router.add_post("/v1/chat/completions", stub.handle)
         app.router.add_post("/v1/completions", stub.handle)
         app.router.add_post("/reset_prefix_cache", stub.reset)
+        app.router.add_post("/start_profile", stub.profiler)
+        app.router.add_post("/stop_profile", stub.profiler)
         app.router.add_get("/metrics", stub.metrics)
         app.router.add_get("/v1/models", stub.models)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
