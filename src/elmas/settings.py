@@ -34,8 +34,16 @@ class CacheSettings(BaseModel):
     hints: bool = Field(True, description="take what clients say about their sessions")
     store: bool = Field(True, description="copy finished blocks to host memory")
     load: bool = Field(True, description="copy blocks back instead of recomputing them")
+    exchange: bool = Field(
+        True,
+        description="when both are full, let device and host memory hold different blocks; without a disk only",
+    )
     async_copies: bool = Field(True, description="copy while the model computes; False: the step waits for its copies")
     reorder: bool = Field(True, description="order waiting requests by where their prefix is")
+    gather: bool = Field(
+        True,
+        description="at the beginning of a round, let requests wait a moment for those whose blocks are on the device",
+    )
     scheduler_window_size: int = Field(
         10_000, ge=1, le=100_000, description="waiting requests that are ordered together"
     )

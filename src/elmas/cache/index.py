@@ -149,6 +149,18 @@ class TierIndex:
         self._end_writing(rows)
         self._release(rows)
 
+    def unpinned_tail(self, rows: Rows) -> Rows:
+        """Return the last of these resident rows, as far back as they are not pinned."""
+        kept = np.flatnonzero(self._n_pins[rows])
+        return rows[kept[-1] + 1 :] if kept.size else rows
+
+    def give_up(self, rows: Rows) -> None:
+        """Evict these resident rows; ValueError when one of them is pinned."""
+        if self._n_pins[rows].any():
+            raise ValueError("a pinned row cannot be given up")
+        self._policy.remove(rows)
+        self._evict(rows)
+
     def clear(self) -> bool:
         """Drop every resident block that is not pinned; returns whether nothing is held any more."""
         rows = as_rows(list(self._resident.values()))

@@ -20,6 +20,9 @@ LOAD_COST_SHARE = 0.02
 _COMING_SHARE = 0.5
 """A request waits for another one that brings at least this share of what the device lacks of it."""
 
+_ON_DEVICE_SHARE = 0.5
+"""So much of a prompt is on the device where it has been before."""
+
 Probe = Callable[[BlockHash], bool]
 
 
@@ -75,6 +78,15 @@ class Work:
         if n_device == n_usable:
             return Estimate(cost)
         return Estimate(cost, blocks[n_device], bool(self._coming) and self._is_coming(blocks, n_device, n_usable))
+
+    def needs_room(self, n_tokens: int, blocks: Sequence[BlockHash]) -> bool:
+        """Return whether the request would bring blocks to the device that it is known to have had: some of it is in a
+        cache, and not most of it on the device."""
+        n_usable = min(len(blocks), (n_tokens - 1) // self._block_tokens)
+        n_device = run_end(self._is_on_device, blocks, 0, n_usable)
+        if n_device < n_usable and self._is_in_host(blocks[n_device]):
+            return True
+        return 0 < n_device < _ON_DEVICE_SHARE * n_usable
 
     def _is_coming(self, blocks: Sequence[BlockHash], n_device: int, n_usable: int) -> bool:
         """Whether a request that has begun brings most of the blocks `n_device .. n_usable - 1`."""

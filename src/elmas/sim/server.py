@@ -11,6 +11,7 @@ from dataclasses import dataclass, field
 from typing import Protocol
 
 from elmas.errors import UserError
+from elmas.scheduling.gathering import Gathering
 from elmas.sim.decoding import DecodingRequests
 from elmas.sim.device import DeviceCache
 from elmas.sim.hardware import StepCost
@@ -80,6 +81,9 @@ class Server:
         """Blocks that requests which are loading will need beyond those they have."""
         self._is_blocked = False
         """Nothing has changed since the next waiting request was found not to fit."""
+        self._gathering = Gathering()
+        self._held_until_s = 0.0
+        """Until then, requests that are not on the device wait for the rest of a burst."""
         self._n_arrived = 0
         self._frontend_free_s = 0.0
 
@@ -140,6 +144,8 @@ class Server:
             self.records.first_arrival_s = job.arrival_s
         request = Live(job, self._n_arrived, n_most_blocks)
         self._n_arrived += 1
+        if self.tiers is not None and self._plan.order.window_size > 1:
+            self._gathering.arrived(self._frontend_free_s, self._is_idle(), self.tiers.n_only_on_device)
         if self.tiers is not None:
             self.tiers.add(request, self.now_s)
         is_aside = self.tiers is not None and self.tiers.is_waiting_for_disk(request)
@@ -160,7 +166,9 @@ class Server:
     def _next_event_s(self) -> float:
         """When something happens next in a server that computes nothing."""
         next_s, tiers = self._next_visible_s(), self.tiers
-        if self._waiting.n_ready and not self._is_blocked:
+        if self._held_until_s > self.now_s:
+            next_s = min(next_s, self._held_until_s)
+        elif self._waiting.n_ready and not self._is_blocked:
             next_s = min(next_s, self.now_s + self._cost.step_s)
         if tiers is None:
             return next_s
@@ -221,7 +229,7 @@ class Server:
         block_tokens = self._plan.block_tokens
         while budget > 0:
             request = waiting.next(self.now_s)
-            if request is None:
+            if request is None or self._is_held(request):
                 return
             if len(self._running) >= self._plan.max_running:
                 self._is_blocked = True
@@ -271,6 +279,16 @@ class Server:
             self._running[request] = None
             self._add_chunk(request, n, n_new)
             budget -= n
+
+    def _is_idle(self) -> bool:
+        """Whether no request waits or runs."""
+        waits = self._waiting.n_ready or self._waiting.n_aside or self._n_reserved
+        return not (waits or self._running or (self.tiers is not None and self.tiers.is_loading))
+
+    def _is_held(self, request: Live) -> bool:
+        """Whether the request had better wait for the rest of a burst."""
+        self._held_until_s = self._gathering.holds_until_s(self.now_s)
+        return self._held_until_s > self.now_s and request.n_device_blocks == 0 and self._work.needs_room(request)
 
     def _n_reserved_in_all(self) -> int:
         """Blocks that prompts under way, loading or computed in part, will still need."""

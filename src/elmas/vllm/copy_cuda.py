@@ -4,6 +4,7 @@ The host region is registered with CUDA, so copies are asynchronous and need no 
 direction go out in one batched driver call; their completion is an event that is polled, never waited for.
 """
 
+import errno
 import time
 from collections import deque
 from collections.abc import Sequence
@@ -22,6 +23,9 @@ from elmas.vllm.geometry import Geometry
 
 _REGISTER_BYTES = 16 << 30
 """The driver refuses to register very large pieces (the ceiling seen is 512 GiB per call)."""
+
+_POPULATE_THREADS = 4
+"""More gain nothing: the kernel clears pages at the speed of memory then."""
 
 _POLL_S = 0.0002
 
@@ -142,7 +146,18 @@ def run_starts(rows: Rows, blocks: Rows, rows_per_registration: int) -> Rows:
 
 
 def _register(region: HostRegion, rows_per_piece: int) -> list[int]:
-    """Register the region in pieces of whole rows; returns their addresses. No copy may reach over two pieces."""
+    """Register the region in pieces of whole rows; returns their addresses. No copy may reach over two pieces.
+
+    The driver backs pages in one thread (0.38 s per GiB), and pins those that are backed ten times as fast. Raises
+    UserError when there is not enough memory.
+    """
+    try:
+        region.populate_all(_POPULATE_THREADS)
+    except OSError as error:
+        if error.errno != errno.EINVAL:  # not an old kernel, where the driver backs the pages
+            raise UserError(
+                f"the memory of the host tier is not there ({error.strerror}): lower --host-memory"
+            ) from None
     addresses = []
     for first in range(0, region.n_rows, rows_per_piece):
         n_bytes = min(rows_per_piece, region.n_rows - first) * region.row_bytes

@@ -4,6 +4,7 @@ It puts its own queue of waiting requests in the place of vLLM's and leaves ever
 synchronous or asynchronous. After any error of its own it stays first come first served.
 """
 
+import time
 from collections import deque
 from typing import Any
 
@@ -11,6 +12,7 @@ from vllm.v1.core.sched.async_scheduler import AsyncScheduler
 from vllm.v1.core.sched.scheduler import Scheduler
 
 from elmas.scheduling.bounds import Bounds
+from elmas.scheduling.gathering import Gathering
 from elmas.scheduling.waiting_order import WaitingOrder
 from elmas.settings import CacheSettings
 from elmas.vllm.log import logger
@@ -40,13 +42,17 @@ class ReorderingMixin:
         window_size = settings.scheduler_window_size if settings.reorder else 1
         order = WaitingOrder(bounds, window_size, lambda name: estimates.estimate(self.requests[name]))  # type: ignore[attr-defined]
         told = estimates if window_size > 1 else None
-        self._elmas_queue = WaitingQueue(order, self._has_room, half.is_waiting_for_disk, told)
+        self._elmas_gathering = Gathering() if window_size > 1 and settings.gather else None
+        self._elmas_queue = WaitingQueue(order, self._has_room, half.is_waiting_for_disk, told, self._is_held)
         self.waiting = self._elmas_queue
 
     def add_request(self, request: Any) -> None:
         """A request has arrived: the connector hears of it first, then it gets its place."""
+        queue = self._elmas_queue
+        is_idle = not any(self.get_request_counts())  # type: ignore[attr-defined]
         super().add_request(request)  # type: ignore[misc]
-        if self._elmas_queue is not None:
+        if queue is not None:
+            self._contain(lambda: self._note_arrival(request, is_idle))
             self._contain(self._order_arrivals)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
@@ -61,6 +67,19 @@ class ReorderingMixin:
 
     def _has_room(self) -> bool:
         return bool(len(self.running) < self.max_num_running_reqs)  # type: ignore[attr-defined]
+
+    def _note_arrival(self, request: Any, is_idle: bool) -> None:
+        """A request has arrived, at the front end some time before the scheduler sees it."""
+        if self._elmas_gathering is not None:
+            arrived_s = time.monotonic() - max(0.0, time.time() - request.arrival_time)
+            self._elmas_gathering.arrived(arrived_s, is_idle, self._elmas_half.n_only_on_device)
+
+    def _is_held(self, request: Any) -> bool:
+        """Whether a request, the next one, should wait for the rest of a burst."""
+        if self._elmas_gathering is None:
+            return False
+        now_s = time.monotonic()
+        return self._elmas_gathering.holds_until_s(now_s) > now_s and self._elmas_estimates.needs_room(request)
 
     def _order_arrivals(self) -> None:
         """Read from disk about in the order in which requests will run.

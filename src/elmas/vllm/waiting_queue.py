@@ -22,7 +22,8 @@ class WaitingQueue(RequestQueue):
     """See the module. `has_room` says whether vLLM could take up a request at all; without room nothing is chosen.
 
     `is_waiting_for_disk` says whether a request should step aside; `estimates`, if the order needs any, are told who
-    begins. Requests come in with `add_request` and are ordered from `arrived` on, when the connector knows them.
+    begins; `holds` says of the next request whether it should wait a moment for others to come. Requests come in with
+    `add_request` and are ordered from `arrived` on, when the connector knows them.
     """
 
     def __init__(
@@ -31,11 +32,13 @@ class WaitingQueue(RequestQueue):
         has_room: Callable[[], bool],
         is_waiting_for_disk: Callable[[str], bool],
         estimates: WorkEstimates | None,
+        holds: Callable[[Any], bool] = lambda request: False,
     ) -> None:
         self._order: WaitingOrder | None = order
         self._has_room = has_room
         self._is_waiting_for_disk = is_waiting_for_disk
         self._estimates = estimates
+        self._holds = holds
         self._front: deque[Any] = deque()
         self._new: deque[Any] = deque()
         self._ordered: dict[str, Any] = {}
@@ -184,7 +187,10 @@ class WaitingQueue(RequestQueue):
         if self._new:
             self.arrived()
         if self._chosen is None:
-            self._chosen = self._guard(partial(WaitingOrder.next, now_s=monotonic()))
+            chosen = self._guard(partial(WaitingOrder.next, now_s=monotonic()))
+            if chosen is not None and self._guard(lambda _: self._holds(self._ordered[chosen])):
+                return None
+            self._chosen = chosen
         return self._chosen
 
     def _guard(self, call: Callable[[WaitingOrder], Any]) -> Any:

@@ -42,6 +42,10 @@ class WorkEstimates:
             return Estimate(float(request.num_tokens))
         return self._work.estimate(request.num_tokens, request.block_hashes)
 
+    def needs_room(self, request: Any) -> bool:
+        """Return whether the request would bring blocks back to the device."""
+        return not request.skip_reading_prefix_cache and self._work.needs_room(request.num_tokens, request.block_hashes)
+
 
 def _has_its_prompt(request: Any) -> bool:
     if request.status == RequestStatus.RUNNING:

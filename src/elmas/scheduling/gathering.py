@@ -1,0 +1,73 @@
+"""Waiting a moment for the rest of a burst, so that the order has something to choose from.
+
+When all agents of a round come back at once, the server sees them one after the other: the first ones would begin
+before those have come whose blocks are on the device, and evict these. So where bursts are to be expected, and host
+memory does not hold all that the device does, requests that need room for blocks from elsewhere wait until the burst
+has come, which takes as long as the front end needs for it. Those that are on the device begin at once. A server that
+sees single requests, or whose host memory holds all it is asked for, waits for nothing.
+"""
+
+from dataclasses import dataclass
+
+MAX_WAIT_S = 0.25
+"""Nobody waits longer than this for others."""
+
+_LEAST_BURST = 8
+"""Fewer requests are not worth waiting for."""
+
+_PAUSE_FACTOR = 5.0
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.002, 0.02
+"""A burst is over when nobody has come for so many times its usual interval, within these limits."""
+
+_COMPLETE_SHARE = 0.95
+
+
+@dataclass
+class _Burst:
+    """Arrivals close to each other, the first of which found an idle server."""
+
+    begun_s: float
+    last_s: float
+    n_only_on_device: int
+    n_arrived: int = 1
+
+    @property
+    def interval_s(self) -> float:
+        return (self.last_s - self.begun_s) / max(1, self.n_arrived - 1)
+
+
+class Gathering:
+    """See the module. Expects a burst to be like the one before it; times are seconds of one clock."""
+
+    def __init__(self) -> None:
+        self._expected: _Burst | None = None
+        self._now: _Burst | None = None
+
+    def arrived(self, now_s: float, is_idle: bool, n_only_on_device: int) -> None:
+        """A request has arrived then, whenever the server looks. `is_idle` says that no other one waits or runs,
+        `n_only_on_device` how many blocks of the device host memory has refused or given up so far."""
+        burst = self._now
+        if burst is not None and now_s - burst.last_s > self._pause_s():
+            self._expected, self._now = burst, None
+        if self._now is not None:
+            self._now.last_s = now_s
+            self._now.n_arrived += 1
+        elif is_idle:
+            self._now = _Burst(now_s, now_s, n_only_on_device)
+
+    def holds_until_s(self, now_s: float) -> float:
+        """Return until when a request that is not on the device should wait as of now; a time that has passed if it
+        should not."""
+        burst, expected = self._now, self._expected
+        if burst is None or expected is None or expected.n_arrived < _LEAST_BURST:
+            return now_s
+        if (
+            burst.n_only_on_device == expected.n_only_on_device
+            or burst.n_arrived >= _COMPLETE_SHARE * expected.n_arrived
+        ):
+            return now_s
+        return min(burst.last_s + self._pause_s(), burst.begun_s + MAX_WAIT_S)
+
+    def _pause_s(self) -> float:
+        interval_s = self._expected.interval_s if self._expected is not None else 0.0
+        return min(_MOST_PAUSE_S, max(_LEAST_PAUSE_S, _PAUSE_FACTOR * interval_s))
