@@ -136,6 +136,15 @@ def read_offloaded_bytes(samples: Samples) -> dict[str, int]:
     return {direction: _total(samples, name) for direction, name in _OFFLOADED_BYTES.items() if name in samples}
 
 
+def read_block_size(samples: Samples) -> int | None:
+    """Return the tokens per KV block of the server of a reading; None where it does not say."""
+    for labels in samples.get("vllm:cache_config_info", {}):
+        value = dict(labels).get("block_size", "")
+        if value.isdecimal():
+            return int(value)
+    return None
+
+
 def _total(samples: Samples, name: str, source: str | None = None) -> int:
     values = samples.get(name, {}).items()
     return int(sum(value for labels, value in values if source is None or ("source", source) in labels))

@@ -21,6 +21,7 @@ class RunProgress:
         if console.is_terminal:
             columns = (SpinnerColumn(), TextColumn("{task.description}"), BarColumn(), MofNCompleteColumn())
             self._live = Progress(*columns, TimeElapsedColumn(), console=console, transient=True)
+        self._overall: TaskID | None = None
         self._task: TaskID | None = None
         self._text = ""
         self._begin_s = 0.0
@@ -36,6 +37,16 @@ class RunProgress:
         self._end_stage(completed=error is None)
         if self._live is not None:
             self._live.stop()
+
+    def overall(self, text: str, done: int, total: int) -> None:
+        """Say how far everything is, on a terminal with a bar of its own above the stage; elsewhere with a line."""
+        if self._live is None:
+            self._end_stage(completed=True)
+            self._print(f"{done} of {total} {text}")
+        elif self._overall is None:
+            self._overall = self._live.add_task(text, total=total, completed=done)
+        else:
+            self._live.update(self._overall, description=text, total=total, completed=done)
 
     def stage(self, text: str, total: int | None = None) -> None:
         """Begin a stage of `total` steps (None: unknown) and end the one before."""

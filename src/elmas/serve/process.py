@@ -108,11 +108,11 @@ class ServerProcess:
             elapsed_s = time.monotonic() - begin_s
             if not self.running:
                 code = self._guard.poll() if self._guard is not None else None
-                raise UserError(f"the server ended (exit code {code}) before it was ready{self._log_tail()}")
+                raise UserError(f"the server ended (exit code {code}) before it was ready{log_tail(self.log_path)}")
             if healthy:
                 return elapsed_s
             if elapsed_s > timeout_s:
-                raise UserError(f"the server was not ready after {timeout_s:.0f} s{self._log_tail()}")
+                raise UserError(f"the server was not ready after {timeout_s:.0f} s{log_tail(self.log_path)}")
             if on_progress is not None:
                 on_progress(elapsed_s)
             time.sleep(_POLL_S)
@@ -172,15 +172,17 @@ class ServerProcess:
             return httpx.get(f"{self.base_url}/health", timeout=2).status_code == 200
         return False
 
-    def _log_tail(self) -> str:
-        """The end of the log for an error message, led by the first error in it: vLLM logs the cause far above."""
-        lines = self.log_path.read_text(errors="replace").splitlines()
-        tail = lines[-_TAIL_LINES:]
-        if not tail:
-            return f"; its log {self.log_path} is empty"
-        cause = next((line for line in lines[:-_TAIL_LINES] if _CAUSE.search(line)), None)
-        shown = tail if cause is None else [cause, "...", *tail]
-        return "; the end of its log " + str(self.log_path) + ":\n" + "\n".join(f"  {line}" for line in shown)
+
+def log_tail(path: Path) -> str:
+    """Return the end of a server's log for an error message, led by the first error in it: vLLM logs the cause far
+    above."""
+    lines = path.read_text(errors="replace").splitlines()
+    tail = lines[-_TAIL_LINES:]
+    if not tail:
+        return f"; its log {path} is empty"
+    cause = next((line for line in lines[:-_TAIL_LINES] if _CAUSE.search(line)), None)
+    shown = tail if cause is None else [cause, "...", *tail]
+    return "; the end of its log " + str(path) + ":\n" + "\n".join(f"  {line}" for line in shown)
 
 
 def parse_metrics(text: str) -> Samples:

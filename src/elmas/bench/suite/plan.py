@@ -7,9 +7,9 @@ favour one of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass, is_dataclass
+from dataclasses import asdict, dataclass
 from pathlib import Path
-from typing import Any
+from typing import Any, cast
 
 from elmas.bench.arms import ServerShape
 from elmas.bench.suite.trial import WorkloadPart
@@ -75,7 +75,8 @@ class SuitePlan:
     settings: ServerSettings
     scale: float = 1.0
     fresh_servers: bool = False
-    """Whether every trial gets a server of its own."""
+    """Whether every trial gets a server of its own. Otherwise all servers are as large as the largest workload needs,
+    also those that play only one."""
     percentiles: tuple[float, ...] = PERCENTILES
 
     def check(self) -> None:
@@ -131,7 +132,6 @@ def can_be_emptied(plan: SuitePlan, server: str) -> bool:
 
 def workload_part(workload: Workload, scale: float) -> WorkloadPart:
     """Return a workload as a result describes it."""
-    assert is_dataclass(workload)
     return WorkloadPart(
         name=workload.name,
         seed=workload.seed,
@@ -139,7 +139,7 @@ def workload_part(workload: Workload, scale: float) -> WorkloadPart:
         source=workload.source(),
         n_requests=workload.n_requests,
         working_set_tokens=workload.working_set_tokens,
-        parameters=_plain(asdict(workload)),
+        parameters=_plain(asdict(cast(Any, workload))),
     )
 
 
