@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHON
 run := .venv/bin/
 
-.PHONY: help setup check test test-fast torture demo bench format lock clean
+.PHONY: help setup examples check test test-fast torture demo bench format lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -26,6 +26,10 @@ torture: setup   ## kill -9 a serving server 50 times (about 30 minutes)
 bench: setup     ## the speed of this slice against the no-op connector, as ratios (about 15 minutes)
 	@$(run)elmas bench slice --result-dir results/slice
 
+examples:        ## .venv-examples with what examples/ needs: the openai client and an agent framework
+	@[ -x .venv-examples/bin/python ] || $(PYTHON) -m venv .venv-examples
+	@.venv-examples/bin/python -m pip --disable-pip-version-check --quiet install --no-deps -r requirements/examples.lock
+
 check: setup     ## format, lint, types
 	@$(run)ruff format --check .
 	@$(run)ruff check .
@@ -40,6 +44,8 @@ lock:            ## new locks from requirements/*.in (needs uv)
 	  --override requirements/overrides-cpu.txt requirements/cpu.in -o requirements/cpu.lock
 	uv pip compile --quiet --custom-compile-command "make lock" --python-version 3.12 --python-platform x86_64-manylinux_2_28 \
 	  requirements/gpu.in -o requirements/gpu.lock
+	uv pip compile --quiet --custom-compile-command "make lock" --python-version 3.11 --python-platform x86_64-manylinux_2_28 \
+	  requirements/examples.in -o requirements/examples.lock
 
 clean:           ## remove .venv, models and results
-	rm -rf .venv models results
+	rm -rf .venv .venv-examples models results
