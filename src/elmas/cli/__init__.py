@@ -8,9 +8,11 @@ import sys
 import typer
 
 from elmas.cli.agents import agents
+from elmas.cli.agents_games import guessing_game
 from elmas.cli.agents_programs import chat, complete, profile
 from elmas.cli.agents_town import town
 from elmas.cli.bench import bench
+from elmas.cli.bench_suite import experiments, gpu, run, summary
 from elmas.cli.disk import disk
 from elmas.cli.model import model
 from elmas.cli.serve import serve
@@ -30,8 +32,12 @@ app.command(name="model", no_args_is_help=True)(model)
 agents.command()(chat)
 agents.command()(complete)
 agents.command()(profile)
+agents.command()(guessing_game)
 agents.command()(town)
 app.add_typer(agents, name="agents")
+for command in (run, experiments, gpu):
+    bench.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(command)
+bench.command()(summary)
 app.add_typer(bench, name="bench")
 app.add_typer(disk, name="disk")
 simulate.command()(load)

@@ -90,7 +90,7 @@ class SuitePlan:
                 raise UserError(f"{what}: give at least one name, and each only once")
         for name in self.servers:
             base, *changes = name.split(":")
-            if base != ENDPOINT and changes and configuration(base).peer is not None:
+            if base != ENDPOINT and configuration(base).peer is not None and changes:
                 raise UserError(f"{name!r} in --servers: settings of the cache mean nothing to {base}")
 
     @property
