@@ -1,11 +1,9 @@
 """`elmas bench`: mistakes are told in one line, before anything is started."""
 
-import json
 import socket
 from pathlib import Path
 
 import pytest
-from stub_server import StubServer
 from typer.testing import CliRunner, Result
 
 from elmas.bench.arms import ServerShape, arm_command, ensure_tiny_model
@@ -30,7 +28,7 @@ def shape(model: Path, port: int | None = None, host_memory: str = "64MiB") -> S
 
 def test_help_names_the_benchmarks() -> None:
     text = invoke("--help").output
-    for name in ("slice", "demo", "game"):
+    for name in ("slice", "demo", "tiers"):
         assert name in text
 
 
@@ -41,7 +39,6 @@ def test_help_names_the_benchmarks() -> None:
         (["slice", "--num-gpu-blocks", "10"], "--num-gpu-blocks"),
         (["demo", "--agents", "0"], "at least one participant"),
         (["demo", "--num-gpu-blocks", "10"], "--num-gpu-blocks"),
-        (["game", "--model", "m"], "OPENAI_BASE_URL"),
     ],
 )
 def test_mistakes_are_one_line(arguments: list[str], message: str, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -81,16 +78,3 @@ def test_arms_differ_in_nothing_but_the_arm(tiny_model: Path) -> None:
     assert noop.environment == cached.environment
     assert set(noop.argv) - set(cached.argv) == {argument for argument in noop.argv if "ElmasNoopConnector" in argument}
     assert set(cached.argv) - set(noop.argv) == {argument for argument in cached.argv if "ElmasConnector" in argument}
-
-
-def test_the_game_plays_at_any_endpoint(stub: StubServer, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setenv("OPENAI_BASE_URL", stub.base_url + "/v1")
-    stub.behaviour.delay_s = 0.3
-    dump = tmp_path / "game.json"
-    arguments = ["game", "--model", "m", "--agents", "4", "--rounds", "2", "--no-structured", "--dump-file", str(dump)]
-    result = invoke(*arguments)
-    assert result.exit_code == 0, result.output
-    assert "round 2 of 2: done" in result.output
-    assert len(json.loads(dump.read_text())["rounds"]) == 2
-    assert "structured_outputs" not in stub.bodies[0]
-    assert stub.most_running == 4

@@ -13,10 +13,10 @@ from stub_server import StubServer
 
 import elmas.bench.demo as demo_module
 from elmas.agents.endpoint import RequestRecord
-from elmas.agents.guessing_game import GameResult, GameSettings, Round, Turn
+from elmas.agents.guessing.game import GameResult, GameSettings, Round, Turn
 from elmas.bench.counters import PromptTokens
 from elmas.bench.demo import DemoResult, DemoRun, demo_shape, run_demo
-from elmas.bench.demo_report import demo_table, game_table, write_plot
+from elmas.bench.demo_report import demo_table, write_plot
 from elmas.bench.machine import Usage
 from elmas.bench.progress import RunProgress
 from elmas.errors import UserError
@@ -49,7 +49,6 @@ def result() -> DemoResult:
 def table_text(result: DemoResult) -> str:
     console = Console(width=120, file=io.StringIO())
     console.print(demo_table(result))
-    console.print(game_table(result.runs[0].game))
     return console.file.getvalue()  # type: ignore[attr-defined, no-any-return]
 
 
@@ -100,9 +99,9 @@ def test_both_servers_play_the_same_game(
     assert arms.started == ["noop", "mt-apc"]
     assert result.verdict == "all 10 guesses are the same on both servers"
     assert json.loads(json.dumps(result.to_json()))["runs"][0]["arm"] == "noop"
-    # The warm-up's 4 calls, then 5 participants in 2 rounds; the answers are enforced by vLLM's own field.
+    # The warm-up's 4 calls, then 5 participants in 2 rounds; the form of the answers is enforced.
     assert len(stub.bodies) == 2 * (4 + 10)
-    assert "My guess: " in stub.bodies[-1]["structured_outputs"]["regex"]
+    assert "guess" in stub.bodies[-1]["response_format"]["json_schema"]["schema"]["properties"]
     # Without a terminal every stage is a plain line.
     lines = capsys.readouterr().out.splitlines()
     assert any(line.startswith("mt-apc: round 2 of 2: done in ") for line in lines)
@@ -114,11 +113,6 @@ def test_a_game_in_which_nobody_answered_is_an_error(
     arms = StubArms(stub)
     monkeypatch.setattr(demo_module, "arm_command", arms.arm_command)
     monkeypatch.setattr(demo_module, "running_server", arms.running_server)
-
-    async def no_sleep(delay_s: float) -> None:
-        pass
-
-    monkeypatch.setattr("elmas.agents.guessing_game.asyncio.sleep", no_sleep)
     stub.behaviour.status = 400
     with (
         RunProgress(Console(quiet=True)) as progress,

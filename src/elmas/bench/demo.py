@@ -14,7 +14,9 @@ from pathlib import Path
 from typing import Any
 
 from elmas.agents.endpoint import Endpoint
-from elmas.agents.guessing_game import GameResult, GameSettings, play_at
+from elmas.agents.guessing.game import GameResult, GameSettings
+from elmas.agents.guessing.play import play
+from elmas.agents.model import Model
 from elmas.bench.arms import (
     BLOCK_SIZE,
     MODEL_NAME,
@@ -175,5 +177,6 @@ async def _play(base_url: str, settings: GameSettings, progress: RunProgress | N
         if progress is not None:
             progress.stage(f"{arm}: round {index + 1} of {settings.n_rounds}", settings.n_participants)
 
-    endpoint = Endpoint(base_url, MODEL_NAME)
-    return await play_at(endpoint, settings, True, on_round, progress.advance if progress is not None else None)
+    # All at once: a queue in the client would hide what the server's order of waiting requests is worth.
+    async with Model(Endpoint(base_url, MODEL_NAME), max_concurrent=settings.n_participants) as model:
+        return await play(settings, model, on_round, progress.advance if progress is not None else None)

@@ -4,9 +4,7 @@ from pathlib import Path
 
 from rich.table import Table
 
-from elmas.agents.guessing_game import GameResult
 from elmas.bench.demo import DemoResult
-from elmas.bench.summary import job_completion_time_s
 from elmas.bench.tables import share, summary_rows
 
 _LABELS = {"noop": "vLLM prefix caching", "mt-apc": "MT-APC"}
@@ -68,17 +66,3 @@ def write_plot(result: DemoResult, path: Path) -> None:
     path.parent.mkdir(parents=True, exist_ok=True)
     figure.savefig(path, dpi=120)
     plt.close(figure)
-
-
-def game_table(game: GameResult) -> Table:
-    """Return one line per round of a game."""
-    table = Table(title=f"{game.settings.n_participants} participants", title_justify="left")
-    for heading in ("round", "average", "target", "won", "winners", "valid", "seconds"):
-        table.add_column(heading, justify="right")
-    for index, each in enumerate(game.rounds):
-        figures = [f"{value:.2f}" if value is not None else "none" for value in (each.average, each.target)]
-        n_valid = sum(turn.guess is not None for turn in each.turns)
-        won = str(each.winning_guess) if each.winning_guess is not None else "none"
-        seconds = f"{job_completion_time_s(each.records):.2f}"
-        table.add_row(str(index + 1), *figures, won, str(len(each.winners)), str(n_valid), seconds)
-    return table

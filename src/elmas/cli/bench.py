@@ -1,4 +1,4 @@
-"""`elmas bench`: benchmarks that start their own servers or need none, and the game against any endpoint."""
+"""`elmas bench`: benchmarks that start their own servers or need none."""
 
 from pathlib import Path
 from typing import TYPE_CHECKING, Annotated
@@ -116,7 +116,7 @@ def demo(
 
     Arguments that elmas does not know go to vLLM.
     """
-    from elmas.agents.guessing_game import GameSettings
+    from elmas.agents.guessing.game import GameSettings
     from elmas.bench.arms import ensure_tiny_model, write_json
     from elmas.bench.demo import demo_shape, run_demo
     from elmas.bench.demo_report import demo_table, write_plot
@@ -134,41 +134,6 @@ def demo(
     console.print(demo_table(result))
     print(f"MT-APC finished the same game {result.ratio:.2f} times as fast; {result.verdict}")
     print(f"written: {result_dir / 'demo.json'}, {result_dir / 'demo.png'}")
-
-
-@bench.command()
-def game(
-    model: Annotated[str, typer.Option(help="name of the model at the endpoint")],
-    agents: Annotated[int, typer.Option(help="participants")] = 40,
-    rounds: Annotated[int, typer.Option(help="rounds")] = 7,
-    seed: Annotated[int, typer.Option(help="seed of the personas")] = 0,
-    structured: Annotated[bool, typer.Option(help="make vLLM enforce legal answers")] = True,
-    dump_file: Annotated[Path | None, typer.Option(help="write the whole game to this JSON file")] = None,
-) -> None:
-    """Play the guessing game against the endpoint in OPENAI_BASE_URL (with OPENAI_API_KEY, if it wants one)."""
-    import asyncio
-
-    from elmas.agents.endpoint import Endpoint
-    from elmas.agents.guessing_game import GameSettings, play_at
-    from elmas.bench.arms import write_json
-    from elmas.bench.demo_report import game_table
-    from elmas.bench.progress import RunProgress
-
-    settings = GameSettings(agents, rounds, seed=seed)
-    endpoint = Endpoint.from_environment(model)
-    console = _console()
-    with RunProgress(console) as progress:
-
-        def on_round(index: int) -> None:
-            progress.stage(f"round {index + 1} of {rounds}", agents)
-
-        result = asyncio.run(play_at(endpoint, settings, structured, on_round, progress.advance))
-    console.print(game_table(result))
-    if dump_file is not None:
-        write_json(dump_file, result.to_json())
-    if result.failures:
-        typer.echo(f"{len(result.failures)} answers never came, the last one: {result.failures[-1][2]}", err=True)
-        raise typer.Exit(1)
 
 
 @bench.command()

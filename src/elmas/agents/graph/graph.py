@@ -55,6 +55,7 @@ class Outcome:
 class GraphResult:
     """What became of every node, in the order in which they ended."""
 
+    graph: "Graph"
     outcomes: Mapping[str, Outcome]
 
     def message(self, node: str) -> Any:
@@ -121,7 +122,7 @@ class Graph:
         run = _Run(self.structure, task, on_node)
         async with asyncio.TaskGroup() as group:
             run.start(group)
-        return GraphResult(run.outcomes)
+        return GraphResult(self, run.outcomes)
 
 
 def swarm(agents: Mapping[str, Graph], decide: Operation, *, timeout_s: float | None = None) -> Graph:

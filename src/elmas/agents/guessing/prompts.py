@@ -4,14 +4,22 @@ import math
 import re
 from typing import Any
 
-ANSWER_PATTERN = r"[A-Za-z ,']{50,90}\. My guess: ([1-9]?[0-9]|100)"
-"""What an answer may look like, for endpoints that can enforce it: even a model of random weights then plays a legal
-game. Compiling it for the tiny model takes 16 ms once, and following it about 10 microseconds per token."""
+from elmas.agents.model import Answer
 
-_GUESS = re.compile(r"My guess: *(\d+)")
+REASON_CHARACTERS = (50, 90)
+"""Of the sentence that goes with a number, at least and at most."""
+
+ANSWER_TOKENS = 160
+"""Enough for the longest sentence of a tokenizer that knows no word of it."""
+
+REASONING_TOKENS = 200
+"""Of a participant who thinks aloud."""
+
+READING_TOKENS = 30
+
 _INTEGER = re.compile(r"(?<![\d.,])-?\d+(?![\d]|[.,]\d)")
 
-RULES = """\
+_RULES = """\
 You take part in a game of numbers with many other players. The game has several rounds, and you play all of them.
 
 In every round each player names one whole number from 0 to {max_number}. All players answer at the same time, and no \
@@ -31,9 +39,17 @@ You do not need to guess what is right. You need to guess what the others will g
 You play as the person who is described to you in the first message. Let the experience and the temper of this person \
 decide how far you think ahead, how much you trust the others, and how quickly you change your mind.
 
-Answer in one short sentence that says in plain words how you came to your number. Write no other number in it. End \
-your answer with the words "My guess:" and your number, and write nothing after it. An answer without a whole number \
-from 0 to {max_number} does not count: it is left out of the average and cannot win."""
+{form}"""
+
+_SHORT_FORM = """\
+Answer in JSON with two fields. "reason" is one short sentence that says in plain words how you came to your number. \
+Write no number in it. "guess" is your number. An answer without a whole number from 0 to {max_number} does not count: \
+it is left out of the average and cannot win."""
+
+_LONG_FORM = """\
+Think step by step before you decide, and write down every step: what the others will probably do and why, what \
+follows from that, and what you make of it. End with the sentence "My guess is", followed by your number. An answer \
+without a whole number from 0 to {max_number} does not count: it is left out of the average and cannot win."""
 
 _FIRST_ROUND = """{persona}
 
@@ -45,22 +61,16 @@ Round {last} is over. {result} {own}
 This is round {round} of {n_rounds}. All players have heard the same result and are thinking about their next number \
 now. What is yours?"""
 
-
-def answer_options(structured: bool = True, max_tokens: int = 80) -> dict[str, Any]:
-    """Return the request fields for an answer: greedy and short; `structured` needs vLLM at the other end.
-
-    Greedy, because two games are to be compared. Sampling with a `seed` would do too, but vLLM 0.32 on a CPU dies of a
-    seeded request whose prompt it computes in more than one step ("CPU Generator does not use offset").
-    """
-    options: dict[str, Any] = {"temperature": 0.0, "max_tokens": max_tokens}
-    if structured:
-        options["structured_outputs"] = {"regex": ANSWER_PATTERN}
-    return options
+_READER = """\
+You read the answers of players in a game of numbers. A player has thought aloud and decided on one whole number from \
+0 to {max_number}. Answer in JSON with one field, "guess": the number that the player decided on at last. Do not \
+correct it and do not think of a better one."""
 
 
-def rules(max_number: int, ratio: float) -> str:
+def rules(max_number: int, ratio: float, thinks_aloud: bool) -> str:
     """Return the system prompt, which all participants share."""
-    return RULES.format(max_number=max_number, ratio=_ratio_in_words(ratio))
+    form = (_LONG_FORM if thinks_aloud else _SHORT_FORM).format(max_number=max_number)
+    return _RULES.format(max_number=max_number, ratio=_ratio_in_words(ratio), form=form)
 
 
 def first_message(persona: str, n_rounds: int) -> str:
@@ -71,6 +81,24 @@ def first_message(persona: str, n_rounds: int) -> str:
 def next_message(round_number: int, n_rounds: int, result: str, own: str) -> str:
     """Return what a participant is told in round `round_number`, counted from 1: the last result, and how they did."""
     return _NEXT_ROUND.format(last=round_number - 1, result=result, own=own, round=round_number, n_rounds=n_rounds)
+
+
+def reader_instruction(max_number: int) -> str:
+    """Return the system prompt of the call that reads a number out of what a participant thought aloud."""
+    return _READER.format(max_number=max_number)
+
+
+def answer_schema(max_number: int) -> dict[str, Any]:
+    """Return the JSON schema of an answer with a reason."""
+    shortest, longest = REASON_CHARACTERS
+    return _object(
+        reason={"type": "string", "minLength": shortest, "maxLength": longest}, guess=_guess_schema(max_number)
+    )
+
+
+def reading_schema(max_number: int) -> dict[str, Any]:
+    """Return the JSON schema of a number that was read."""
+    return _object(guess=_guess_schema(max_number))
 
 
 def describe_result(average: float | None, target: float | None, winning_guess: int | None) -> str:
@@ -89,14 +117,28 @@ def describe_own(guess: int | None, distance: float | None, won: bool) -> str:
     return f"Your number was {guess}, which is {distance:.2f} away from the target."
 
 
-def parse_guess(text: str, max_number: int = 100) -> int | None:
-    """Return the guess in an answer: the number after "My guess:", else the last integer; None when it is not legal."""
-    stated = _GUESS.findall(text)
-    numbers = stated or _INTEGER.findall(text)
-    if not numbers:
-        return None
-    guess = int(numbers[-1])
-    return guess if 0 <= guess <= max_number else None
+def parse_guess(answer: Answer, max_number: int) -> int | None:
+    """Return the guess in an answer: the field of that name, else the last whole number in the text; None when there is
+    none from 0 to `max_number`. Servers that enforce no schema get the second chance."""
+    data = answer.data()
+    if isinstance(data, dict) and "guess" in data:
+        guess = data["guess"]
+        if isinstance(guess, float) and guess.is_integer():
+            guess = int(guess)
+        if isinstance(guess, str) and _INTEGER.fullmatch(guess):
+            guess = int(guess)
+        is_number = isinstance(guess, int) and not isinstance(guess, bool)
+        return guess if is_number and 0 <= guess <= max_number else None
+    numbers = _INTEGER.findall(answer.text)
+    return int(numbers[-1]) if numbers and 0 <= int(numbers[-1]) <= max_number else None
+
+
+def _guess_schema(max_number: int) -> dict[str, Any]:
+    return {"type": "integer", "minimum": 0, "maximum": max_number}
+
+
+def _object(**properties: Any) -> dict[str, Any]:
+    return {"type": "object", "properties": properties, "required": list(properties), "additionalProperties": False}
 
 
 def _ratio_in_words(ratio: float) -> str:
