@@ -12,6 +12,7 @@ from elmas.cli.agents_games import guessing_game
 from elmas.cli.agents_programs import chat, complete, profile
 from elmas.cli.agents_town import town
 from elmas.cli.bench import bench
+from elmas.cli.bench_report import report
 from elmas.cli.bench_suite import experiments, gpu, run, summary
 from elmas.cli.disk import disk
 from elmas.cli.model import model
@@ -38,6 +39,7 @@ app.add_typer(agents, name="agents")
 for command in (run, experiments, gpu):
     bench.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(command)
 bench.command()(summary)
+bench.command()(report)
 app.add_typer(bench, name="bench")
 app.add_typer(disk, name="disk")
 simulate.command()(load)
