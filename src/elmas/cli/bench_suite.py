@@ -36,7 +36,7 @@ _Scale = Annotated[
     float | None, typer.Option(help="multiplies agents and requests; default: 0.1 without a GPU, else 1", min=0.0001)
 ]
 _Seed = Annotated[int, typer.Option(help="of all workloads")]
-_Blocks = Annotated[int | None, typer.Option(help="KV blocks on the device; default: 512", min=2)]
+_Blocks = Annotated[int | None, typer.Option(help="KV blocks on the device; default: 8,192 tokens", min=2)]
 _BlockSize = Annotated[int | None, typer.Option(help="tokens per block; default: 32 without a GPU, else 16", min=1)]
 _Host = Annotated[str | None, typer.Option(help="size of the host tier; default: 2GiB")]
 _Disk = Annotated[Path | None, typer.Option(help="where disk tiers go, each in a directory of its own")]

@@ -30,12 +30,12 @@ _MULTI_AGENT_SERVERS = ("no-apc", "apc", "mt-apc", "mt-apc-no-sched")
 CPU_SCALE = 0.1
 """Of the workloads on a machine without a GPU, unless another one is asked for."""
 
-_N_DEVICE_BLOCKS = 512
+_DEVICE_TOKENS = 8192
 """As in the original: one request of the longest kind fills the device cache, so that there is pressure anywhere."""
 
 _GPU_BLOCK_SIZE = 16
-_GPU_MEMORY_BLOCKS = 27_000
-"""Blocks of Llama 3 8B in 80 GB, which the original left to vLLM for its multi-agent workloads."""
+_GPU_MEMORY_TOKENS = 432_000
+"""Of Llama 3 8B's KV in 80 GB, the device cache that the original gave to its multi-agent workloads."""
 
 _GPU_ARGUMENTS = (
     *("--load-format", "dummy"),
@@ -81,7 +81,7 @@ class Choices:
         n_trials: int,
         *,
         host_memory: str,
-        n_device_blocks: int = _N_DEVICE_BLOCKS,
+        device_tokens: int = _DEVICE_TOKENS,
         scale: float | None = None,
         max_running: int | None = None,
     ) -> SuitePlan:
@@ -93,10 +93,11 @@ class Choices:
         scale = self.scale or scale or (CPU_SCALE if on_cpu else 1.0)
         if scale < 0:
             raise UserError(f"--scale is {scale}: give a number above 0")
+        block_size = self.block_size or (BLOCK_SIZE if on_cpu else _GPU_BLOCK_SIZE)
         settings = ServerSettings(
             model=self.model,
-            n_device_blocks=self.n_device_blocks or n_device_blocks,
-            block_size=self.block_size or (BLOCK_SIZE if on_cpu else _GPU_BLOCK_SIZE),
+            n_device_blocks=self.n_device_blocks or device_tokens // block_size,
+            block_size=block_size,
             host_memory=self.host_memory or host_memory,
             disk=self.disk,
             disk_capacity=self.disk_capacity,
@@ -130,13 +131,13 @@ def plan_run(choices: Choices) -> SuitePlan:
 def plan_experiments(choices: Choices) -> tuple[SuitePlan, SuitePlan]:
     """Return the original's two sets of experiments, with host memory as large as the device cache as there."""
     on_cpu = choices.device == "cpu"
-    standard = choices.plan(STANDARD, ORIGINAL_SERVERS, 5, host_memory="256MiB" if on_cpu else "1GiB")
+    standard = choices.plan(STANDARD, ORIGINAL_SERVERS, 5, host_memory="128MiB" if on_cpu else "1GiB")
     multi_agent = choices.plan(
         MULTI_AGENT,
         _MULTI_AGENT_SERVERS,
         3,
-        host_memory="256MiB" if on_cpu else "16GiB",
-        n_device_blocks=_N_DEVICE_BLOCKS if on_cpu else _GPU_MEMORY_BLOCKS,
+        host_memory="128MiB" if on_cpu else "16GiB",
+        device_tokens=_DEVICE_TOKENS if on_cpu else _GPU_MEMORY_TOKENS,
     )
     return standard, multi_agent
 
@@ -151,7 +152,7 @@ def plan_gpu(choices: Choices) -> SuitePlan:
     servers = (*_GPU_SERVERS, *(_GPU_DISK_SERVERS if has_disk else ()), *(f"mt-apc:{switch}" for switch in switches))
     choices = replace(choices, vllm_arguments=(*_GPU_ARGUMENTS, *choices.vllm_arguments))
     plan = choices.plan(
-        _GPU_WORKLOADS, servers, 1, host_memory="40GiB", n_device_blocks=4096, scale=1.0, max_running=256
+        _GPU_WORKLOADS, servers, 1, host_memory="40GiB", device_tokens=4096 * 16, scale=1.0, max_running=256
     )
     # Long enough on a large GPU to show a difference of a hundredth.
     n_agents = max(1, round(_GPU_NO_REUSE_AGENTS * plan.scale))
