@@ -9,7 +9,7 @@ from collections.abc import Callable, Hashable, Iterable, Sequence
 from typing import Any, TypeVar
 
 from elmas.agents.graph.graph import Inbox, NodeError, Operation
-from elmas.agents.model import Asker, Expect
+from elmas.agents.model import Answer, Asker, Expect
 
 Choice = TypeVar("Choice", bound=Hashable)
 
@@ -49,12 +49,12 @@ def asked(
     decision: str,
     agent: Callable[[Any], str],
     describe: Callable[[Any], str] = str,
-    describe_answer: Callable[[Any], str] = str,
+    on_answer: Callable[[Any, Answer], object] | None = None,
 ) -> Operation:
     """Return an operation in which the model names one of the messages, by the decision "consistent" or "best".
 
-    `agent` gives the name of the session from the task, `describe` the task in words, `describe_answer` a message in
-    words. Where the model names none, the majority decides; no call is made where all messages are equal.
+    `agent` gives the name of the session from the task, `describe` the task in words; `on_answer` gets the task and
+    what the model said. Where it names none, the majority decides; where all messages are equal, nobody is asked.
     """
     instruction = _INSTRUCTION.format(criterion=_CRITERIA[decision])
 
@@ -68,12 +68,14 @@ def asked(
             agent(task),
             [
                 {"role": "system", "content": instruction},
-                {"role": "user", "content": _question(describe(task), [describe_answer(each) for each in answers])},
+                {"role": "user", "content": _question(describe(task), [str(each) for each in answers])},
             ],
             max_tokens=30,
             schema=_choice_schema(len(answers)),
             expect=Expect(done=True),
         )
+        if on_answer is not None:
+            on_answer(task, answer)
         number = _number(answer.data())
         return answers[number - 1] if number is not None and 1 <= number <= len(answers) else majority(answers)
 
