@@ -1,7 +1,7 @@
 """A colour for every server, the same in all plots and all reports.
 
-The hues follow Okabe and Ito ("Color Universal Design", 2008), which people with any colour vision tell apart; each has a
-darker shade for light pages and a lighter one for dark pages. What is close by meaning is close by colour: servers
+The hues follow Okabe and Ito ("Color Universal Design", 2008), which people with any colour vision tell apart; each has
+a darker shade for light pages and a lighter one for dark pages. What is close by meaning is close by colour: servers
 without other tiers are grey, MT-APC is blue and its parts are green or violet, other projects are warm. Colour is never
 the only sign: rows have names, and lines differ by their dashes too.
 """
