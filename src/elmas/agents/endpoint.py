@@ -1,12 +1,11 @@
 """A streaming client for any OpenAI-compatible endpoint: one call in, one timed record out.
 
 A failed call is a record too, with `error` set: a client of a hundred agents must not lose the other ninety-nine.
-This file knows no vLLM and no benchmark; `elmas.bench.client` and the agent programs both build on it.
-
-aiohttp rather than httpx because load is often generated on the machine that serves: per streamed chunk it spends a
-fraction of the processor time.
+This file knows no vLLM and no benchmark; `elmas.bench.client` and the agent programs both build on it. Below it is
+`elmas.agents.http`: load is often generated on the machine that serves, so a streamed chunk has to be cheap.
 """
 
+import asyncio
 import json
 import os
 import time
@@ -14,16 +13,10 @@ from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from types import TracebackType
 from typing import Any, Self
+from urllib.parse import urlsplit
 
-import aiohttp
-
+from elmas.agents.http import Connections
 from elmas.errors import UserError
-
-_KEEPALIVE_S = 4.0
-"""How long an idle connection is kept. Below the five seconds after which vLLM's HTTP server closes it: a request sent
-on a connection that the server is closing would fail."""
-
-_CONNECT_TIMEOUT_S = 30.0
 
 Message = Mapping[str, str]
 """One chat message: `role` and `content`."""
@@ -95,8 +88,9 @@ class Endpoint:
         self._headers = {"Content-Type": "application/json"}
         if api_key:
             self._headers["Authorization"] = f"Bearer {api_key}"
-        self._timeout = aiohttp.ClientTimeout(total=timeout_s, sock_connect=_CONNECT_TIMEOUT_S)
-        self._session: aiohttp.ClientSession | None = None
+        self._timeout_s = timeout_s
+        self._path = urlsplit(self.base_url).path
+        self._connections: Connections | None = None
 
     @classmethod
     def from_environment(cls, model: str, timeout_s: float = 600.0) -> Self:
@@ -107,18 +101,15 @@ class Endpoint:
         return cls(base_url, model, os.environ.get("OPENAI_API_KEY", ""), timeout_s)
 
     async def __aenter__(self) -> Self:
-        # No limit on connections: a round sends all its requests at once, and a queue in the client would be
-        # measured as the server's.
-        connector = aiohttp.TCPConnector(limit=0, keepalive_timeout=_KEEPALIVE_S)
-        self._session = aiohttp.ClientSession(connector=connector, headers=self._headers, timeout=self._timeout)
+        self._connections = Connections(self.base_url)
         return self
 
     async def __aexit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
-        if self._session is not None:
-            await self._session.close()
-            self._session = None
+        if self._connections is not None:
+            await self._connections.close()
+            self._connections = None
 
     async def chat(
         self,
@@ -147,17 +138,14 @@ class Endpoint:
     async def get(self, path: str, timeout_s: float) -> str | None:
         """Return what `path` below the server's root (not /v1) holds; None for any status but 200.
 
-        Raises TimeoutError, and aiohttp.ClientError when nobody answers.
+        Raises OSError when nobody answers within `timeout_s`, and UnicodeError for an answer that is no text.
         """
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        async with self._opened().get(self.base_url.removesuffix("/v1") + path, timeout=timeout) as response:
-            return await response.text() if response.status == 200 else None
+        status, body = await self._order("GET", path, timeout_s)
+        return body.decode() if status == 200 else None
 
     async def post(self, path: str, timeout_s: float) -> int:
         """Send an empty order to `path` below the server's root and return the status; raises as `get`."""
-        timeout = aiohttp.ClientTimeout(total=timeout_s)
-        async with self._opened().post(self.base_url.removesuffix("/v1") + path, timeout=timeout) as response:
-            return response.status
+        return (await self._order("POST", path, timeout_s))[0]
 
     def encode(self, **fields: Any) -> bytes:
         """Return the body of a streaming request, so that it can be prepared before the clock runs."""
@@ -171,31 +159,49 @@ class Endpoint:
 
         `headers` are sent beside the endpoint's own.
         """
-        session = self._opened()
+        connections = self._opened()
         answer = _Answer(on_text)
+        refusal = bytearray()
+
+        def take(status: int, data: bytes) -> None:
+            answer.status = status
+            if status == 200:
+                answer.feed(data, time.perf_counter())
+            else:
+                refusal.extend(data)
+
         error: str | None = None
         submitted_s = time.perf_counter()
         try:
-            async with session.post(self.base_url + path, data=body, headers=headers) as response:
-                answer.status = response.status
-                if response.status == 200:
-                    async for data in response.content.iter_any():
-                        answer.feed(data, time.perf_counter())
-                else:
-                    answer.retry_after_s = _seconds(response.headers.get("Retry-After"))
-                    error = f"HTTP {response.status}: {_one_line(await response.text())}"
+            async with asyncio.timeout(self._timeout_s):
+                all_headers = {**self._headers, **(headers or {})}
+                response = await connections.request("POST", self._path + path, all_headers, body, take)
+            answer.status = response.status
+            if response.status != 200:
+                answer.retry_after_s = _seconds(response.headers.get("retry-after"))
+                error = f"HTTP {response.status}: {_one_line(refusal.decode(errors='replace'))}"
         except TimeoutError:
             error = f"no complete answer within {time.perf_counter() - submitted_s:.0f} s"
-        except (aiohttp.ClientError, OSError, ValueError) as cause:
+        except (OSError, ValueError) as cause:
             error = f"{type(cause).__name__}: {_one_line(str(cause))}"
         except Exception as cause:  # a malformed event of some other server: still one failed request, not a lost run
             error = f"unexpected answer ({type(cause).__name__}: {_one_line(str(cause))})"
         return answer.record(submitted_s, time.perf_counter(), error)
 
-    def _opened(self) -> aiohttp.ClientSession:
-        if self._session is None:
+    async def _order(self, method: str, path: str, timeout_s: float) -> tuple[int, bytes]:
+        """Return status and body of a plain request below the server's root."""
+        body = bytearray()
+        root = self._path.removesuffix("/v1")
+        async with asyncio.timeout(timeout_s):
+            response = await self._opened().request(
+                method, root + path, self._headers, b"", lambda _, data: body.extend(data)
+            )
+        return response.status, bytes(body)
+
+    def _opened(self) -> Connections:
+        if self._connections is None:
             raise RuntimeError("use the endpoint as an async context manager")
-        return self._session
+        return self._connections
 
 
 class _Answer:

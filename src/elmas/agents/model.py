@@ -13,8 +13,6 @@ from types import TracebackType
 from typing import Any, Protocol, Self
 from urllib.parse import quote
 
-import aiohttp
-
 from elmas.agents.endpoint import Endpoint, Message, RequestRecord
 from elmas.agents.retry import RetryPolicy
 from elmas.agents.trace import TraceRecorder
@@ -259,12 +257,14 @@ class Model:
         """Find out what the server is. Only vLLM with the connector counts what begins with "elmas:"."""
         try:
             metrics = await self._endpoint.get("/metrics", _PROBE_TIMEOUT_S) or ""
-        except aiohttp.ClientConnectionError as error:
+        except TimeoutError:
+            return
+        except OSError as error:
             raise UserError(
                 f"nobody listens at {self._endpoint.base_url} ({type(error).__name__}): start a server with elmas "
                 "serve, or give another --base-url"
             ) from None
-        except (aiohttp.ClientError, TimeoutError, UnicodeError):
+        except UnicodeError:
             return
         self._is_vllm, self._is_elmas = "vllm:" in metrics, "elmas:" in metrics
 
@@ -272,7 +272,7 @@ class Model:
         try:
             listing = json.loads(await self._endpoint.get("/v1/models", _PROBE_TIMEOUT_S) or "")
             return str(listing["data"][0]["id"])
-        except (aiohttp.ClientError, TimeoutError, ValueError, LookupError, TypeError):
+        except (OSError, ValueError, LookupError, TypeError):
             raise UserError(f"{self._endpoint.base_url} does not list its models: name one with --model") from None
 
     def _add_hints(self, fields: dict[str, Any], hints: Mapping[str, Any]) -> None:

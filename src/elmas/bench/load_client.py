@@ -14,7 +14,6 @@ from collections.abc import Awaitable, Callable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 
-import aiohttp
 import numpy as np
 
 from elmas.agents.endpoint import Endpoint, RequestRecord
@@ -190,7 +189,7 @@ async def _is_vllm(endpoint: Endpoint) -> bool:
     try:
         listing = json.loads(await endpoint.get("/v1/models", _PROBE_TIMEOUT_S) or "{}")
         owners = {str(model["id"]): str(model.get("owned_by")) for model in listing.get("data", ())}
-    except (aiohttp.ClientError, TimeoutError) as error:
+    except OSError as error:
         raise UserError(
             f"nobody listens at {endpoint.base_url} ({type(error).__name__}): start a server, or give another address"
         ) from None

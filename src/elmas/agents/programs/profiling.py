@@ -7,8 +7,6 @@ from collections.abc import AsyncIterator, Callable, Sequence
 from contextlib import asynccontextmanager
 from dataclasses import dataclass
 
-import aiohttp
-
 from elmas.agents.endpoint import Endpoint, RequestRecord
 from elmas.agents.model import Model, session_header
 from elmas.agents.programs.conversation import Conversation, Turn
@@ -153,7 +151,7 @@ async def _order(endpoint: Endpoint, path: str, timeout_s: float) -> None:
         status = await endpoint.post(path, timeout_s)
     except TimeoutError:
         raise UserError(f"{root}{path} did not answer within {timeout_s:.0f} s: see the server's log") from None
-    except aiohttp.ClientError as error:
+    except OSError as error:
         raise UserError(
             f"nobody listens at {root} ({type(error).__name__}): start a server with elmas serve MODEL --profiling"
         ) from None
