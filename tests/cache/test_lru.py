@@ -44,23 +44,3 @@ def test_gives_up_the_least_recently_used_unpinned_rows(history) -> None:
             assert policy.victims(n_rows, n_pins, [], NO_SESSION).tolist() == expected
             for row in expected:
                 del model[row]
-
-
-def test_queue_stays_bounded() -> None:
-    policy = Lru(CAPACITY)
-    for _ in range(10_000):
-        policy.use(as_rows([1, 2, 3]), NO_SESSION, 0.0)
-    assert sum(rows.size for _, rows in policy._batches) <= 4 * CAPACITY
-
-
-def test_pinned_rows_are_walked_over_once() -> None:
-    policy, n_pins = Lru(1000), np.zeros(1000, dtype=np.int32)
-    for row in range(1000):
-        policy.insert(as_rows([row]), [bytes(32)], NO_SESSION, 0.0)
-    n_pins[:990] = 1
-    assert policy.victims(1, n_pins, [], NO_SESSION).tolist() == [990]
-    assert len(policy._batches) == 9, "those before it are set aside as one batch"
-    n_pins[500] = n_pins[700] = 0
-    policy.use(as_rows([500]), NO_SESSION, 0.0)
-    assert policy.victims(20, n_pins, [], NO_SESSION).tolist() == [700, *range(991, 1000), 500]
-    assert policy._passed.size == 988

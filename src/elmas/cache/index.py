@@ -53,6 +53,7 @@ class TierIndex:
         self._hash_of = np.full(n_rows, None, dtype=object)
         self._free: list[int] = list(range(n_rows - 1, -1, -1))
         self._n_pins: NDArray[np.int32] = np.zeros(n_rows, dtype=np.int32)
+        self._n_pinned = 0
         self._pins: dict[str, Pin] = {}
         self._writer: NDArray[np.int32] = np.full(n_rows, NO_SESSION, dtype=np.int32)
 
@@ -85,12 +86,12 @@ class TierIndex:
         if owner in self._pins:
             raise KeyError(f"{owner} holds a pin already")
         self._pins[owner] = Pin([rows], deadline_s)
-        self._n_pins[rows] += 1
+        self._add_pins(rows)
 
     def extend_pin(self, owner: str, rows: Rows) -> None:
         """Add resident rows to the owner's pin; a row may be in several batches. KeyError when it holds none."""
         self._pins[owner].batches.append(rows)
-        self._n_pins[rows] += 1
+        self._add_pins(rows)
 
     def unpin(self, owner: str) -> bool:
         """Drop the owner's pin; returns whether there was one."""
@@ -98,7 +99,7 @@ class TierIndex:
         if pin is None:
             return False
         for rows in pin.batches:
-            self._n_pins[rows] -= 1
+            self._drop_pins(rows)
         return True
 
     def overdue(self, now_s: float) -> list[str]:
@@ -118,9 +119,10 @@ class TierIndex:
         if n_missing > 0:
             found = self.lookup(prefix)
             keep = found[found >= 0]
-            self._n_pins[keep] += 1
-            self._evict(self._policy.victims(n_missing, self._n_pins, blocks, session))
-            self._n_pins[keep] -= 1
+            self._add_pins(keep)
+            if self._n_pinned < len(self._resident):
+                self._evict(self._policy.victims(n_missing, self._n_pins, blocks, session))
+            self._drop_pins(keep)
         n_placed = min(len(blocks), len(self._free))
         placed = blocks[:n_placed]
         if self.holds_any(placed):
@@ -173,8 +175,7 @@ class TierIndex:
 
     def occupancy(self) -> Occupancy:
         """Return how the rows are used."""
-        n_pinned = int(np.count_nonzero(self._n_pins)) if self._pins else 0
-        return Occupancy(len(self._free), len(self._writing), len(self._resident), n_pinned)
+        return Occupancy(len(self._free), len(self._writing), len(self._resident), self._n_pinned)
 
     def check_integrity(self) -> None:
         """Raise AssertionError with the figures if the books do not balance. For tests and idle time: O(rows)."""
@@ -189,9 +190,20 @@ class TierIndex:
             for rows in pin.batches:
                 pins[rows] += 1
         assert np.array_equal(pins, self._n_pins), "pin counts do not match the pins"
+        assert np.count_nonzero(pins) == self._n_pinned, "the number of pinned rows does not match the pins"
         resident = np.zeros(self.n_rows, dtype=bool)
         resident[list(self._resident.values())] = True
         assert resident[np.flatnonzero(pins)].all(), "a pinned row is not resident"
+
+    def _add_pins(self, rows: Rows) -> None:
+        n_pins = self._n_pins[rows] + 1
+        self._n_pins[rows] = n_pins
+        self._n_pinned += int(np.count_nonzero(n_pins == 1))
+
+    def _drop_pins(self, rows: Rows) -> None:
+        n_pins = self._n_pins[rows] - 1
+        self._n_pins[rows] = n_pins
+        self._n_pinned -= int(np.count_nonzero(n_pins == 0))
 
     def _end_writing(self, rows: Rows) -> list[BlockHash]:
         blocks = self.blocks_in(rows)

@@ -115,12 +115,14 @@ class NextUse:
         if wanted:
             self._worths.sharing.missed(wanted[0], session, self._sessions.now_s)
         chosen: list[Rows] = []
-        has_ranked = self._rank_if_old()
+        has_ranked, has_looked = self._rank_if_old(), False
         for n_more, most in self._worths_of_new(n_rows, wanted, session):
             while n_more > 0:
-                if not self._candidates and not has_ranked:
-                    self._rank()
-                    has_ranked = True
+                if not self._candidates and not has_looked:
+                    if not has_ranked:
+                        self._rank()
+                    self._candidates = self._least(self._units.with_unpinned(n_pins))
+                    has_looked = True
                 if not self._candidates:
                     break
                 unit = self._candidates[-1]
@@ -246,7 +248,12 @@ class NextUse:
         self._worths.rank(units, learns)
         self._n_ranked, self._ranked_at = units.size, n_arrivals
         self._changed[units] = False
+        self._candidates = self._least(units)
+
+    def _least(self, units: Rows) -> list[int]:
+        """Return those of the units that are given up next, the first one last."""
         n = min(units.size, max(_LEAST_CANDIDATES, int(units.size * _CANDIDATES_SHARE)))
         worth = self._worths.of[units]
         least = np.argpartition(worth, n - 1)[:n] if n < units.size else np.arange(units.size)
-        self._candidates = units[least[np.argsort(-worth[least], kind="stable")]].tolist()
+        candidates: list[int] = units[least[np.argsort(-worth[least], kind="stable")]].tolist()
+        return candidates

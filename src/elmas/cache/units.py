@@ -143,6 +143,13 @@ class Units:
         self.n_rows[unit] -= taken.size
         return taken
 
+    def with_unpinned(self, n_pins: NDArray[np.int32]) -> Rows:
+        """Return the units that have a row that is not pinned."""
+        units = self._unit_of[np.flatnonzero(n_pins == 0)]
+        has_any: NDArray[np.bool_] = np.zeros(self.size + 1, dtype=np.bool_)
+        has_any[units] = True  # the last one stands for rows in no unit
+        return np.flatnonzero(has_any[:-1])
+
     def _live(self, unit: int) -> NDArray[np.int32]:
         rows = self._rows[unit]
         if rows.size > self.n_rows[unit]:
