@@ -132,7 +132,7 @@ def test_a_count_that_differs_from_the_servers_is_a_violation(servers: StubServe
 
 
 def test_a_server_that_dies_costs_its_trial_and_is_started_again(servers: StubServers, tmp_path: Path) -> None:
-    servers.stub.dies_after = 13  # eleven requests warm up, the workload has six
+    servers.stub.dies_after = 9  # seven requests warm up, the workload has six
     trials = by_name(run(plan_with(servers=("noop",)), tmp_path))
     assert servers.started == ["noop", "noop"]
     for trial in trials.values():

@@ -26,8 +26,8 @@ from elmas.bench.summary import PERCENTILES, summarise
 from elmas.bench.workloads.workload import Vocabulary, Workload
 from elmas.errors import UserError
 
-_WARM_UP_REQUESTS = 8
-_WARM_UP_TOKENS = 1024
+_WARM_UP_REQUESTS = 4
+_WARM_UP_TOKENS = 512
 _PROBE_BLOCKS = 4
 _SETTLE_S = 2.0
 """How long the server's counters may take to show the end of the last request."""

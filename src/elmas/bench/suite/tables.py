@@ -35,6 +35,15 @@ _FIGURES: tuple[tuple[str, str, float, int], ...] = (
 )
 """Heading, metric, factor and digits of the rows. A row that no server has is left out."""
 
+_MOVES = (
+    "prompt_disk_share",
+    "device_to_host_bytes",
+    "host_to_device_bytes",
+    "host_to_disk_bytes",
+    "disk_to_host_bytes",
+)
+"""These are left out too where they are 0 everywhere: no server has that tier."""
+
 _NOTHING = "-"
 
 
@@ -88,6 +97,9 @@ def _table(results: Results, workload: str, baseline: str | None) -> SummaryTabl
         return lambda server: _cell(results.estimate(workload, server, metric), factor, digits)
 
     for heading, metric, factor, digits in _FIGURES:
+        found = [results.estimate(workload, server, metric) for server in shown]
+        if metric in _MOVES and not any(estimate and estimate.value for estimate in found):
+            continue
         row(heading, figure(metric, factor, digits))
         if metric == "jct_s" and base is not None:
             row(f"speed, {base} = 1", lambda name: _cell(results.ratio(workload, base, name), 1, 2))
