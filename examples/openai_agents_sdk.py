@@ -27,7 +27,7 @@ def settings(name: str) -> ModelSettings:
     """Return how an agent calls the model."""
     return ModelSettings(
         temperature=0,
-        max_tokens=60,
+        max_tokens=40,
         # The lines for elmas: who asks, and that it asks again after its usual interval.
         extra_headers={"X-Session-ID": name},
         extra_body={"kv_transfer_params": {"elmas": {"next_use_steps": 1}}},

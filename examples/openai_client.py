@@ -33,7 +33,7 @@ def main() -> None:
         stream = client.chat.completions.create(
             model=model,
             messages=messages,
-            max_tokens=60,
+            max_tokens=40,
             temperature=0,
             stream=True,
             stream_options={"include_usage": True},
