@@ -8,10 +8,12 @@ import sys
 import typer
 
 from elmas.cli.agents import agents
-from elmas.cli.agents_games import guessing_game
+from elmas.cli.agents_gaia import gaia
+from elmas.cli.agents_games import crosswords, guessing_game, mmlu
 from elmas.cli.agents_programs import chat, complete, profile
 from elmas.cli.agents_town import town
 from elmas.cli.bench import bench
+from elmas.cli.bench_load import client, workloads
 from elmas.cli.bench_report import report
 from elmas.cli.bench_suite import experiments, gpu, run, summary
 from elmas.cli.disk import disk
@@ -34,11 +36,16 @@ agents.command()(chat)
 agents.command()(complete)
 agents.command()(profile)
 agents.command()(guessing_game)
+agents.command()(mmlu)
+agents.command()(crosswords)
 agents.command()(town)
+agents.command()(gaia)
 app.add_typer(agents, name="agents")
 for command in (run, experiments, gpu):
     bench.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(command)
 bench.command()(summary)
+bench.command()(workloads)
+bench.command()(client)
 bench.command()(report)
 app.add_typer(bench, name="bench")
 app.add_typer(disk, name="disk")
