@@ -23,8 +23,10 @@ from elmas.cli.agents import (
 if TYPE_CHECKING:
     from rich.table import Table
 
+    from elmas.agents.crosswords.search import CrosswordsResult
     from elmas.agents.graph.graph import GraphResult
     from elmas.agents.guessing.game import GameResult
+    from elmas.agents.mmlu.swarm import SwarmResult
     from elmas.agents.model import Model
 
 _GraphOption = Annotated[
@@ -77,6 +79,128 @@ def guessing_game(
         print(f"written: {plot}")
     _draw(graph, result.run)
     _end([error for _, _, error in result.failures])
+
+
+def mmlu(
+    data: Annotated[
+        Path | None,
+        typer.Option(
+            help="a CSV file of MMLU, or a directory of them; default: forty questions of our own", show_default=False
+        ),
+    ] = None,
+    num_truthful_agents: Annotated[int, typer.Option(help="agents that answer")] = 5,
+    num_adversarial_agents: Annotated[int, typer.Option(help="agents that are told to mislead the others")] = 2,
+    num_questions: Annotated[
+        int | None, typer.Option(help="so many, drawn with the seed; default: all", show_default=False)
+    ] = None,
+    questions_at_once: Annotated[int, typer.Option(help="questions that are worked on at the same time")] = 8,
+    decision: Annotated[str, typer.Option(metavar="majority|consistent|best", help="how the swarm decides")] = (
+        "majority"
+    ),
+    graph: _GraphOption = None,
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
+    max_concurrent: MaxConcurrentOption = DEFAULT_MAX_CONCURRENT,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    seed: SeedOption = 0,
+    dump: DumpOption = None,
+    trace: TraceOption = None,
+) -> None:
+    """Let truthful and adversarial agents answer multiple-choice questions, and vote."""
+    from elmas.agents.mmlu.questions import SAMPLES, read_questions
+    from elmas.agents.mmlu.swarm import SwarmSettings, play
+    from elmas.bench.progress import RunProgress
+
+    settings = SwarmSettings(
+        num_truthful_agents, num_adversarial_agents, num_questions, decision, questions_at_once, seed
+    )
+    questions = read_questions(data or SAMPLES)
+    connection = Connection(model, base_url, max_concurrent, timeout, seed, trace)
+    screen = console()
+    with RunProgress(screen) as progress:
+        progress.stage("questions", min(len(questions), num_questions or len(questions)))
+
+        async def body(opened: "Model") -> "SwarmResult":
+            return await play(settings, questions, opened, progress.advance)
+
+        result = connection.run(body)
+    screen.print(_subject_table(result))
+    singles = {kind: result.share_right(kind) for kind in ("truthful", "adversarial")}
+    said = [f"{kind} agents alone {100 * share:.1f}%" for kind, share in singles.items() if share is not None]
+    print(f"accuracy {100 * result.accuracy:.1f}%; {', '.join(said)}")
+    write_dump(dump, result.to_json())
+    _draw(graph, result.asked[-1].run)
+    _end([error for _, _, error in result.failures])
+
+
+def crosswords(
+    data: Annotated[
+        Path | None,
+        typer.Option(help="a JSON file of mini crosswords; default: puzzles of our own", show_default=False),
+    ] = None,
+    num_puzzles: Annotated[
+        int | None, typer.Option(help="so many, drawn with the seed; default: all", show_default=False)
+    ] = None,
+    num_steps: Annotated[int, typer.Option(help="boards per puzzle for which words are asked")] = 10,
+    breadth: Annotated[int, typer.Option(help="candidates that are judged per step")] = 3,
+    puzzles_at_once: Annotated[int, typer.Option(help="puzzles that are worked on at the same time")] = 8,
+    graph: _GraphOption = None,
+    model: ModelOption = None,
+    base_url: BaseUrlOption = None,
+    max_concurrent: MaxConcurrentOption = DEFAULT_MAX_CONCURRENT,
+    timeout: TimeoutOption = DEFAULT_TIMEOUT_S,
+    seed: SeedOption = 0,
+    dump: DumpOption = None,
+    trace: TraceOption = None,
+) -> None:
+    """Solve 5x5 crosswords with a tree of thoughts: propose words, judge what they leave open, turn back."""
+    from elmas.agents.crosswords.puzzle import SAMPLES, read_puzzles
+    from elmas.agents.crosswords.search import SearchSettings, play
+    from elmas.bench.progress import RunProgress
+
+    settings = SearchSettings(num_steps, breadth, num_puzzles, puzzles_at_once, seed)
+    puzzles = read_puzzles(data or SAMPLES)
+    connection = Connection(model, base_url, max_concurrent, timeout, seed, trace)
+    screen = console()
+    with RunProgress(screen) as progress:
+        progress.stage("puzzles", min(len(puzzles), num_puzzles or len(puzzles)))
+
+        async def body(opened: "Model") -> "CrosswordsResult":
+            return await play(settings, puzzles, opened, progress.advance)
+
+        result = connection.run(body)
+    screen.print(_puzzle_table(result))
+    rates = (("letters", result.letter_rate), ("words", result.word_rate), ("games", result.game_rate))
+    print("right: " + ", ".join(f"{name} {100 * rate:.1f}%" for name, rate in rates))
+    write_dump(dump, result.to_json())
+    _draw(graph, result.solved[-1].run)
+    _end([error for _, error in result.failures])
+
+
+def _subject_table(result: "SwarmResult") -> "Table":
+    """Return one line per subject."""
+    from rich.table import Table
+
+    table = Table(title=f"{len(result.asked)} questions, {len(result.settings.agents)} agents", title_justify="left")
+    table.add_column("subject")
+    for heading in ("right", "questions"):
+        table.add_column(heading, justify="right")
+    for subject, (n_right, n_questions) in result.accuracy_by_subject.items():
+        table.add_row(subject, str(n_right), str(n_questions))
+    return table
+
+
+def _puzzle_table(result: "CrosswordsResult") -> "Table":
+    """Return one line per puzzle."""
+    from rich.table import Table
+
+    table = Table(title=f"{len(result.solved)} puzzles", title_justify="left")
+    for heading in ("puzzle", "right letters", "right words", "solved", "steps", "turned back"):
+        table.add_column(heading, justify="right")
+    for number, each in enumerate(result.solved, start=1):
+        figures = (each.score.n_letters, each.score.n_words, "yes" if each.score.is_solved else "no")
+        table.add_row(str(number), *map(str, figures), str(each.n_steps), str(each.n_turned_back))
+    return table
 
 
 def _game_table(game: "GameResult") -> "Table":
