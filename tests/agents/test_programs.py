@@ -149,6 +149,10 @@ def test_ctrl_c_stops_the_answer_and_not_the_chat(stub: StubServer) -> None:
     person.wait_for("early word")
     person.type("\x03")
     person.wait_for("(interrupted)")
+    end_s = time.monotonic() + 30
+    while stub.running:
+        assert time.monotonic() < end_s, "the server still generates"
+        time.sleep(0.02)
     person.type("half a li\x03")
     person.wait_for("/quit leaves")
     stub.behaviour.gap_s = 0.0
