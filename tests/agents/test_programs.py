@@ -1,4 +1,4 @@
-"""Chat, completions and profiling, by their commands, against a stub server in a thread."""
+"""Chat, completions, profiling and the town, by their commands, against a stub server in a thread."""
 
 import contextlib
 import io
@@ -9,8 +9,9 @@ import shlex
 import sys
 import threading
 import time
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from pathlib import Path
+from typing import Any
 
 import pytest
 from typer.testing import CliRunner, Result
@@ -178,6 +179,22 @@ def test_a_completion_shows_the_continuation_and_passes_its_options(stub: StubSe
     assert (body["top_p"], body["frequency_penalty"], body["temperature"]) == (0.5, 0.8, 0.0)
 
 
+def test_completions_at_a_terminal_go_on_line_by_line(stub: StubServer) -> None:
+    person = Person("complete", "--max-tokens", "3")
+    person.wait_for("prompt> ")
+    person.type("Once\n")
+    person.wait_for(" t0 t1 t2")
+    person.wait_for("3 answered")
+    stub.behaviour.delay_s = 60.0
+    person.type("upon\n")
+    while not stub.running:
+        time.sleep(0.02)
+    person.type("\x03")
+    person.wait_for("(interrupted)")
+    assert person.leave() == 0
+    assert [body["prompt"] for body in stub.bodies] == ["Once", "upon"]
+
+
 def test_a_completion_takes_all_that_is_piped_in_and_leaves_out_what_is_off(stub: StubServer) -> None:
     assert run("complete", stdin="Once\nupon\n").exit_code == 0
     assert stub.bodies[0]["prompt"] == "Once\nupon"
@@ -242,6 +259,33 @@ def test_any_command_can_be_profiled_and_its_status_is_passed_on(stub: StubServe
         assert isinstance(missing.exception, UserError)
         assert "no program" in str(missing.exception)
     assert len(stub.profiler_orders) == 2
+
+
+def legal(schema: Mapping[str, Any]) -> Any:
+    """The first answer that fits a schema of the town."""
+    if schema["type"] == "object":
+        return {name: legal(rule) for name, rule in schema["properties"].items()}
+    return schema["enum"][-1] if "enum" in schema else 3 if schema["type"] == "integer" else "✓"
+
+
+def test_the_town_shows_what_everybody_does_and_counts_what_was_asked(stub: StubServer, tmp_path: Path) -> None:
+    stub.behaviour.answer = lambda body: json.dumps(legal(body["response_format"]["json_schema"]["schema"]))
+    stub.behaviour.cached_tokens = 5
+    result = run("town", "--num-agents", "3", "--num-ticks", "3", "--dump", "town.json")
+    assert result.exit_code == 0, result.output
+    assert "06:15" in result.stdout
+    assert "Watermill, grinding floor, flour chute" in result.stdout
+    town = json.loads((tmp_path / "town.json").read_text())
+    assert [len(each["actions"]) for each in town["ticks"]] == [3, 3, 3]
+    assert len(town["decisions"]) == len(stub.bodies)
+    assert set(stub.session_ids) <= {f"town/{i}/{decision['kind']}" for i in range(3) for decision in town["decisions"]}
+
+
+def test_a_town_whose_calls_fail_lives_on_and_says_so(stub: StubServer) -> None:
+    stub.behaviour.status = 404
+    result = run("town", "--num-agents", "2", "--num-ticks", "2")
+    assert result.exit_code == 1
+    assert "calls failed, the first with: HTTP 404" in result.stderr
 
 
 @pytest.mark.parametrize(
