@@ -202,6 +202,33 @@ def test_every_server_has_an_empty_disk_directory_of_its_own_that_is_removed(
     assert list((tmp_path / "disk").iterdir()) == []
 
 
+def test_after_a_restart_the_workload_is_played_again_with_what_is_on_disk(
+    servers: StubServers, tmp_path: Path
+) -> None:
+    settings = replace(SETTINGS, disk=tmp_path / "disk", disk_capacity="1GiB")
+    plan = plan_with(settings=settings, servers=("mt-apc",), fresh_servers=True, restarts=True)
+    trials = by_name(run(plan, tmp_path / "results"))
+    assert servers.started == ["mt-apc"] * 4
+    assert {name for name, _ in trials} == {"small", "small.restarted", "no_reuse", "no_reuse.restarted"}
+    assert all(trial.status == "done" for trial in trials.values())
+    assert trials["small", "mt-apc"].request_digest == trials["small.restarted", "mt-apc"].request_digest
+    servers.started.clear()
+    run(plan, tmp_path / "results")
+    assert servers.started == []
+
+
+def test_a_server_that_dies_after_its_restart_costs_that_trial(servers: StubServers, tmp_path: Path) -> None:
+    def die(trial: Trial) -> None:
+        servers.stub.dies_after = 3
+
+    plan = plan_with(workloads=(SMALL,), servers=("mt-apc",), fresh_servers=True, restarts=True)
+    trials = by_name(run(plan, tmp_path, on_trial=die))
+    assert {name: trial.status for (name, _), trial in trials.items()} == {
+        "small": "done",
+        "small.restarted": "crashed",
+    }
+
+
 def test_an_endpoint_is_measured_without_starting_anything(servers: StubServers, tmp_path: Path) -> None:
     external = ExternalServer.connect(servers.base_url + "/v1/", None)
     trials = run(plan_with(servers=(ENDPOINT,)), tmp_path, endpoint=external)

@@ -82,6 +82,9 @@ def run(
     max_running: _Running = None,
     max_model_len: _ModelLen = None,
     fresh_servers: _Fresh = None,
+    restart: Annotated[
+        bool, typer.Option("--restart", help="stop each server after its workload, start it again and play once more")
+    ] = False,
     percentiles: _Percentiles = "90,95,99",
     dataset: _Data = None,
     endpoint: Annotated[
@@ -99,8 +102,10 @@ def run(
 
     external = None
     if endpoint is not None:
-        if servers is not None or context.args:
-            raise UserError("--endpoint measures a server that runs already: drop --servers and arguments for vLLM")
+        if servers is not None or restart or context.args:
+            raise UserError(
+                "--endpoint measures a server that runs already: drop --servers, --restart and arguments for vLLM"
+            )
         external = ExternalServer.connect(endpoint, model, os.environ.get("OPENAI_API_KEY", ""))
     choices = Choices(
         model=Path(model or _TINY) if external is None else Path(),
@@ -119,6 +124,7 @@ def run(
         max_running=max_running,
         max_model_len=max_model_len,
         fresh_servers=fresh_servers,
+        restarts=restart,
         percentiles=_percentages(percentiles),
         vllm_arguments=tuple(context.args),
     )

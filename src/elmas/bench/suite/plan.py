@@ -7,7 +7,7 @@ favour one of them.
 """
 
 from collections.abc import Sequence
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any, cast
 
@@ -78,6 +78,9 @@ class SuitePlan:
     """Whether every trial gets a server of its own. Otherwise all servers are as large as the largest workload needs,
     also those that play only one."""
     percentiles: tuple[float, ...] = PERCENTILES
+    restarts: bool = False
+    """Whether each server is stopped after its workload and started again with the same disk, to play it once more;
+    only with `fresh_servers`."""
 
     def check(self) -> None:
         """Raise UserError for what cannot be run, before anything is started."""
@@ -96,7 +99,7 @@ class SuitePlan:
     @property
     def n_measured(self) -> int:
         """Trials in all."""
-        return self.n_trials * len(self.servers) * len(self.workloads)
+        return self.n_trials * len(self.servers) * len(self.workloads) * (2 if self.restarts else 1)
 
 
 @dataclass(frozen=True)
@@ -122,6 +125,11 @@ def sessions(plan: SuitePlan) -> list[Session]:
                 else:
                     found.extend(Session(server, trial, (workload,)) for workload in workloads)
     return found
+
+
+def restarted(part: WorkloadPart) -> WorkloadPart:
+    """Return how the results name a workload that was played again after a restart."""
+    return replace(part, name=f"{part.name}.restarted")
 
 
 def can_be_emptied(plan: SuitePlan, server: str) -> bool:

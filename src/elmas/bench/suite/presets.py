@@ -71,6 +71,7 @@ class Choices:
     max_running: int | None = None
     max_model_len: int | None = None
     fresh_servers: bool | None = None
+    restarts: bool = False
     percentiles: tuple[float, ...] = PERCENTILES
     vllm_arguments: tuple[str, ...] = ()
 
@@ -112,7 +113,8 @@ class Choices:
             n_trials=self.n_trials if self.n_trials is not None else n_trials,
             settings=settings,
             scale=scale,
-            fresh_servers=not on_cpu if self.fresh_servers is None else self.fresh_servers,
+            fresh_servers=self.restarts or (not on_cpu if self.fresh_servers is None else self.fresh_servers),
+            restarts=self.restarts,
             percentiles=self.percentiles,
         )
         plan.check()

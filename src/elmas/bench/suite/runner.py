@@ -5,20 +5,20 @@ A server that does not start or dies costs its own trials only: they are recorde
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Iterator
+from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, field, replace
 from datetime import UTC, datetime
 from pathlib import Path
 
 import httpx
 
-from elmas.bench.arms import MODEL_NAME, arm_command, running_server
+from elmas.bench.arms import MODEL_NAME, ServerShape, arm_command, running_server
 from elmas.bench.counters import read_block_size
 from elmas.bench.machine import describe_machine, describe_versions
 from elmas.bench.progress import RunProgress
 from elmas.bench.suite.measure import Client, caches_are_empty, measure, warm_up
-from elmas.bench.suite.plan import Session, SuitePlan, sessions, shape_parameters, workload_part
+from elmas.bench.suite.plan import Session, SuitePlan, restarted, sessions, shape_parameters, workload_part
 from elmas.bench.suite.resume import LOGS, is_finished
 from elmas.bench.suite.servers import ExternalServer, RunningServer, block_bytes, own_disk
 from elmas.bench.suite.time_left import TimeLeft, about
@@ -71,15 +71,18 @@ class SuiteRun:
     def _missing(self) -> Iterator[Session]:
         """Yield all sessions with the workloads that have no result yet. Checks every server that will be started."""
         for session in sessions(self.plan):
-            missing = tuple(
-                each for each in session.workloads if not is_finished(self.directory, self._blank(session, each))
-            )
+            missing = tuple(each for each in session.workloads if not self._finished(session, each))
             if not missing:
                 continue
             if self.endpoint is None and self._unavailable(session.server) is None:
-                with own_disk(self.plan.settings.shape(self._played_by(session))) as shape:
+                with own_disk(self._shape(session)) as shape:
                     arm_command(session.server, shape)  # what cannot work should show now, not after an hour
             yield replace(session, workloads=missing)
+
+    def _finished(self, session: Session, workload: Workload) -> bool:
+        blank = self._blank(session, workload)
+        again = replace(blank, workload=restarted(blank.workload))
+        return all(is_finished(self.directory, each) for each in ([blank, again] if self.plan.restarts else [blank]))
 
     def _run_session(self, session: Session) -> None:
         """Play the session's workloads on one server, or on a new one whenever it has died or cannot be emptied."""
@@ -89,29 +92,44 @@ class SuiteRun:
             self.progress.stage(f"{session.server}, trial {session.trial + 1}: starting the server")
             started = False
             try:
-                with self._server(session, log_path) as (server, part):
-                    started = True
-                    self._play(session, remaining, server, part)
+                with ExitStack() as disk:
+                    shape = None if self.endpoint is not None else disk.enter_context(own_disk(self._shape(session)))
+                    with self._server(session, shape, log_path) as (server, part):
+                        started = True
+                        self._play(session, remaining, server, part)
+                    if self.plan.restarts:
+                        log_path = log_path.with_suffix(".again.log")
+                        self.progress.stage(f"{session.server}, trial {session.trial + 1}: starting the server again")
+                        with self._server(session, shape, log_path) as (server, part):
+                            self._play_again(session, server, part)
             except (UserError, httpx.HTTPError) as error:
                 tail = log_tail(log_path) if started and log_path.exists() else ""
-                # A server that does not start would not start for the other workloads either.
-                for _ in range(1 if started else len(remaining)):
-                    blank = self._blank(session, remaining.popleft())
+                for blank in self._lost(session, remaining, started):
                     self._keep(replace(blank, status="crashed", reason=f"{error}{tail}"))
 
+    def _lost(self, session: Session, remaining: deque[Workload], started: bool) -> list[Trial]:
+        """Return the trials that a crash costs, and take their workloads from those that remain."""
+        if not remaining:
+            blank = self._blank(session, session.workloads[-1])
+            return [replace(blank, workload=restarted(blank.workload))]
+        # A server that does not start would not start for the other workloads either.
+        return [self._blank(session, remaining.popleft()) for _ in range(1 if started else len(remaining))]
+
     @contextmanager
-    def _server(self, session: Session, log_path: Path) -> Iterator[tuple[RunningServer, ServerPart]]:
-        """Give a running server and what the results say of it."""
+    def _server(
+        self, session: Session, shape: ServerShape | None, log_path: Path
+    ) -> Iterator[tuple[RunningServer, ServerPart]]:
+        """Give a running server of a shape (None: the endpoint) and what the results say of it."""
         part = self._server_part(session)
-        if self.endpoint is not None:
+        if self.endpoint is not None or shape is None:
+            assert self.endpoint is not None
             yield self.endpoint, replace(part, command=self.endpoint.base_url)
             return
         begin_s = time.monotonic()
-        with own_disk(self.plan.settings.shape(self._played_by(session))) as shape:
-            command = arm_command(session.server, shape)
-            with running_server(command, log_path) as (server, ready_s):
-                self._time_left.starts_s.append(time.monotonic() - begin_s)
-                yield server, replace(part, command=command.shell_line(), ready_s=ready_s)
+        command = arm_command(session.server, shape)
+        with running_server(command, log_path) as (server, ready_s):
+            self._time_left.starts_s.append(time.monotonic() - begin_s)
+            yield server, replace(part, command=command.shell_line(), ready_s=ready_s)
 
     def _play(self, session: Session, remaining: deque[Workload], server: RunningServer, part: ServerPart) -> None:
         """Play what remains, in order; returns early when a server of ours cannot be shown to have forgotten all."""
@@ -131,12 +149,22 @@ class SuiteRun:
             blank = self._blank(session, workload)
             blank = replace(blank, server=replace(part, fresh=fresh), warmup=warmed, reason=note)
             self.progress.stage(_title(session, workload), workload.n_requests)
-            bytes_per_block = None if self.endpoint is not None else self._block_bytes(session)
+            bytes_per_block = self._block_bytes(session)
             trial = measure(server, workload, blank, self.client, bytes_per_block, self.progress.advance)
             remaining.popleft()
             self._time_left.add(workload, session.server, time.monotonic() - begin_s)
             self._keep(trial, replace(session, workloads=tuple(remaining)))
             fresh = False
+
+    def _play_again(self, session: Session, server: RunningServer, part: ServerPart) -> None:
+        """Play the session's workload on a restarted server, which has what is on disk."""
+        (workload,) = session.workloads
+        blank = replace(self._blank(session, workload), server=part)
+        blank = replace(blank, workload=restarted(blank.workload))
+        self.progress.stage(f"{_title(session, workload)}, after a restart", workload.n_requests)
+        bytes_per_block = self._block_bytes(session)
+        advance = self.progress.advance
+        self._keep(measure(server, workload, blank, self.client, bytes_per_block, advance, begins_empty=False))
 
     def _keep(self, trial: Trial, *rest: Session) -> None:
         """Write a result and say how long all others will take; `rest` is what is left of the running session."""
@@ -163,15 +191,15 @@ class SuiteRun:
     def _server_part(self, session: Session) -> ServerPart:
         if self.endpoint is not None:
             return ServerPart(session.server, "", {"url": self.endpoint.base_url, "model": self.endpoint.model})
-        shape = self.plan.settings.shape(self._played_by(session))
+        shape = self._shape(session)
         return ServerPart(session.server, "", shape_parameters(shape), shape.block_size)
 
-    def _played_by(self, session: Session) -> Sequence[Workload]:
-        """All workloads that decide the sizes of the session's server, those that are finished included."""
-        return session.workloads if self.plan.fresh_servers else self.plan.workloads
+    def _shape(self, session: Session) -> ServerShape:
+        """Return the server that a session needs; the same one when some of its workloads are finished already."""
+        return self.plan.settings.shape(session.workloads if self.plan.fresh_servers else self.plan.workloads)
 
     def _block_bytes(self, session: Session) -> int | None:
-        return block_bytes(self.plan.settings.shape(session.workloads), self.device)
+        return None if self.endpoint is not None else block_bytes(self._shape(session), self.device)
 
     def _unavailable(self, server: str) -> str | None:
         return None if self.endpoint is not None else configuration(server.split(":")[0]).unavailable(self.device)
