@@ -7,12 +7,16 @@ from typing import Any
 
 from rich.table import Table
 
+from elmas.bench.evictions import EvictionCost, eviction_costs
 from elmas.bench.machine import describe_machine, describe_versions
 from elmas.vllm.disk_cost import DiskCost, disk_cost
 from elmas.vllm.scheduler_cost import RequestCost, StepCost, request_costs, step_costs
 
 SIZES = (16, 64, 256, 1024, 2000)
 """Blocks of the requests that are timed."""
+
+PINNED_ROWS = 1 << 20
+"""Rows of the host memory whose rows are all pinned."""
 
 
 @dataclass(frozen=True)
@@ -22,11 +26,12 @@ class SchedulerResult:
     requests: Sequence[RequestCost]
     steps: Sequence[StepCost]
     disk: DiskCost
+    evictions: Sequence[EvictionCost]
 
     @property
     def within_budget(self) -> bool:
         """Whether every measurement keeps to its budget."""
-        costs: list[RequestCost | StepCost] = [*self.requests, *self.steps]
+        costs: list[RequestCost | StepCost | EvictionCost] = [*self.requests, *self.steps, *self.evictions]
         return (
             all(cost.microseconds <= cost.budget_microseconds for cost in costs)
             and self.disk.disk.request_microseconds <= self.disk.budget_microseconds
@@ -41,16 +46,18 @@ class SchedulerResult:
             "requests": [{**asdict(cost), "budget_microseconds": cost.budget_microseconds} for cost in self.requests],
             "steps": [{**asdict(cost), "budget_microseconds": cost.budget_microseconds} for cost in self.steps],
             "disk": {**asdict(self.disk), "budget_microseconds": self.disk.budget_microseconds},
+            "evictions": [{**asdict(cost), "budget_microseconds": cost.budget_microseconds} for cost in self.evictions],
         }
 
 
 def measure_scheduler(model: Path, n_waiting: int, n_waiting_for_disk: int) -> SchedulerResult:
-    """Return the costs per request, by size, per step with `n_waiting` requests waiting, and with a queue of
-    `n_waiting_for_disk` whose blocks are all on disk."""
+    """Return the costs per request, by size, per step with `n_waiting` requests waiting, with a queue of
+    `n_waiting_for_disk` whose blocks are all on disk, and of finding room where all rows are pinned."""
     return SchedulerResult(
         request_costs(str(model), SIZES),
         step_costs(str(model), n_waiting),
         disk_cost(str(model), n_waiting_for_disk),
+        eviction_costs(PINNED_ROWS),
     )
 
 
@@ -105,4 +112,14 @@ def disk_table(result: SchedulerResult) -> Table:
         ("steps", "n_steps", ""),
     ):
         table.add_row(heading, *(f"{getattr(each, figure):.0f}" for each in (cost.disk, cost.host)), budget)
+    return table
+
+
+def eviction_table(result: SchedulerResult) -> Table:
+    """Return the costs of finding room in host memory that waiting requests have pinned."""
+    table = Table(title=f"room for 16 blocks, {result.evictions[0].n_rows} rows pinned but for", title_justify="left")
+    for heading in ("policy", "unpinned", "us", "budget, us"):
+        table.add_column(heading, justify="left" if heading == "policy" else "right")
+    for cost in result.evictions:
+        table.add_row(cost.policy, str(cost.n_unpinned), f"{cost.microseconds:.0f}", f"{cost.budget_microseconds:.0f}")
     return table
