@@ -14,10 +14,10 @@ from elmas.cache.hints import NO_HINTS, Hints, Trust, parse_hints
 def test_all_hints_are_read() -> None:
     values = {
         "session": "a", "next_use_s": 3, "next_use_steps": 2, "ttl_s": 60.0, "priority": 2.0,
-        "done": True, "prefetch": True, "signal": True, "prefixes": [[200, 4], [100, 1.5]],
+        "done": True, "prefetch": True, "signal": False, "prefixes": [[200, 4], [100, 1.5]],
     }  # fmt: skip
     prefixes = ((100, 1.5), (200, 4.0))
-    assert parse_hints(values) == (Hints("a", 3, 2, 60.0, 2.0, True, True, True, prefixes), 0)
+    assert parse_hints(values) == (Hints("a", 3, 2, 60.0, 2.0, True, True, False, prefixes), 0)
     assert parse_hints({"prefixes": []}) == (Hints(prefixes=()), 0)
     assert parse_hints(None) == (NO_HINTS, 0)
 
@@ -60,6 +60,14 @@ def test_a_bad_hint_is_counted_and_dropped(values: Any) -> None:
 
 def test_a_bad_hint_does_not_take_the_good_ones_with_it() -> None:
     assert parse_hints({"done": True, "ttl_s": "x", "other": 1}) == (Hints(is_done=True), 2)
+
+
+def test_prefixes_of_a_signal_are_of_no_use() -> None:
+    assert parse_hints({"signal": True, "done": True, "prefixes": [[16, 1.0]]}) == (
+        Hints(is_signal=True, is_done=True),
+        1,
+    )
+    assert parse_hints({"signal": False, "prefixes": [[16, 1.0]]}) == (Hints(prefixes=((16, 1.0),)), 0)
 
 
 def test_priority_is_kept_within_bounds() -> None:

@@ -22,6 +22,10 @@ def write_lines(path: Path, *changes: dict[str, object]) -> Path:
     return path
 
 
+def _in_order(pairs: list[tuple[int, float]]) -> tuple[tuple[int, float], ...]:
+    return tuple(sorted(pairs))
+
+
 accesses = st.builds(
     lambda ms, n_prompt, n_answer, first, session, hints: Access(
         arrival_s=ms / 1e3,
@@ -44,6 +48,7 @@ accesses = st.builds(
         ttl_s=st.none() | st.floats(0, 1e6),
         priority=st.floats(0.1, 10),
         is_done=st.booleans(),
+        prefixes=st.none() | st.lists(st.tuples(st.integers(1, 10**6), st.floats(0, 1e6)), max_size=3).map(_in_order),
     ),
 )
 

@@ -67,7 +67,8 @@ NO_HINTS = Hints()
 
 def parse_hints(values: object) -> tuple[Hints, int]:
     """Return the hints in loose values (session, next_use_s, next_use_steps, ttl_s, priority, done, prefetch, signal,
-    prefixes), and how many of them are of no use: unknown keys, wrong types, numbers out of range."""
+    prefixes), and how many of them are of no use: unknown keys, wrong types, numbers out of range, a signal's prefixes.
+    """
     if not isinstance(values, Mapping):
         return NO_HINTS, 0 if values is None else 1
     good: dict[str, Any] = {}
@@ -78,6 +79,8 @@ def parse_hints(values: object) -> tuple[Hints, int]:
             good[name] = value
         else:
             n_bad += 1
+    if good.get("is_signal") and good.pop("prefixes", None) is not None:
+        n_bad += 1  # the prompt of a signal is nothing that anybody will ask for
     if "prefixes" in good:
         good["prefixes"] = tuple(sorted((n_tokens, float(s)) for n_tokens, s in good["prefixes"]))
     if "priority" in good:
@@ -132,6 +135,9 @@ _CHECKS: dict[str, tuple[str, Callable[[object], bool]]] = {
     "signal": ("is_signal", _is_flag),
     "prefixes": ("prefixes", _are_prefixes),
 }
+
+HINT_FIELDS = {key: name for key, (name, _) in _CHECKS.items()}
+"""The field of `Hints` for each name that clients use."""
 
 
 class Trust:

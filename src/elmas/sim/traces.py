@@ -3,8 +3,8 @@
 Fields (Qin et al., "Mooncake", FAST 2025): `timestamp` in ms, not going backwards; `input_length` and `output_length`
 in tokens; `hash_ids`, one whole number for each block of the prompt, also for a partial last one, equal where the block
 and all before it are equal. Three more are optional: `session_id`; `out_hash_ids`, the blocks that the answer
-completes; `hints`, an object with any of `next_use_s` (from the end of the request), `ttl_s`, `priority` and `done`, as
-in requests to a server.
+completes; `hints`, an object with any of those of `elmas.cache.hints`, by the names that they have in requests to a
+server.
 """
 
 import json
@@ -14,7 +14,7 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
-from elmas.cache.hints import NO_HINTS, Hints, parse_hints
+from elmas.cache.hints import HINT_FIELDS, NO_HINTS, Hints, parse_hints
 from elmas.errors import UserError
 
 DEFAULT_BLOCK_TOKENS = 512
@@ -84,6 +84,9 @@ def format_access(access: Access) -> str:
     return json.dumps(fields, separators=(",", ":")) + "\n"
 
 
+_ONLY_WHOLE = frozenset((int,))
+
+
 class _BadLineError(Exception):
     """What is wrong with a line, and what to change."""
 
@@ -148,7 +151,7 @@ def _n_tokens(fields: dict[str, Any], name: str, least: int) -> int:
 
 def _ids(fields: dict[str, Any], name: str) -> tuple[int, ...]:
     values = fields.get(name)
-    if not isinstance(values, list) or not all(type(value) is int for value in values):
+    if not isinstance(values, list) or not _ONLY_WHOLE.issuperset(map(type, values)):
         raise _BadLineError(f"{name} is not a list of whole numbers: give one for each block")
     if values and not -(2**63) <= min(values) <= max(values) < 2**63:
         raise _BadLineError(f"{name} has a number beyond 64 bits: number the blocks from 0 on")
@@ -167,13 +170,7 @@ def _hints(fields: dict[str, Any]) -> Hints | None:
 
 def _hint_fields(hints: Hints) -> dict[str, Any]:
     """Return what hints say, by the names that `parse_hints` understands."""
-    given = {
-        "next_use_s": hints.next_use_s,
-        "ttl_s": hints.ttl_s,
-        "priority": hints.priority if hints.priority != NO_HINTS.priority else None,
-        "done": hints.is_done or None,
-    }
-    return {name: value for name, value in given.items() if value is not None}
+    return {key: said for key, name in HINT_FIELDS.items() if (said := getattr(hints, name)) != getattr(NO_HINTS, name)}
 
 
 def _is_number(value: Any) -> bool:
