@@ -74,6 +74,10 @@ class CacheSettings(BaseModel):
         2.0, ge=0, allow_inf_nan=False, description="longest time a request waits for the disk after its turn has come"
     )
 
+    trace: bool = Field(
+        False, description="record copies and decisions, as tracks in the traces of vLLM's torch profiler"
+    )
+
     @field_validator("host_memory", mode="before")
     @classmethod
     def _parse_host_memory(cls, value: Any) -> int | None:

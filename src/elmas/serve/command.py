@@ -122,7 +122,10 @@ def _connector_arguments(options: ServeOptions) -> list[str]:
             "--disk cannot be shared by the engines of --data-parallel-size: "
             "give each engine its own server and directory"
         )
-    config["kv_connector_extra_config"] = options.cache.to_extra_config()
+    cache = options.cache
+    if options.profile_dir is not None:
+        cache = cache.model_copy(update={"trace": True})
+    config["kv_connector_extra_config"] = cache.to_extra_config()
     arguments.append(json.dumps(config))
     if options.cache.reorder and has_option(extra, "--scheduler-cls"):
         raise UserError(

@@ -24,6 +24,8 @@ from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
 from elmas.vllm.metrics import CacheStats, PrometheusMetrics, StatsSource
 from elmas.vllm.scheduler_half import SchedulerHalf
 from elmas.vllm.support import check_supported
+from elmas.vllm.traced_half import TracedSchedulerHalf
+from elmas.vllm.tracing import Trace
 from elmas.vllm.worker_half import WorkerHalf
 
 _Result = TypeVar("_Result")
@@ -42,8 +44,12 @@ class ElmasConnector(KVConnectorBase_V1, SupportsHMA):
         if role == KVConnectorRole.SCHEDULER:
             n_ranks = vllm_config.parallel_config.tensor_parallel_size
             block_size = kv_cache_config.kv_cache_groups[0].kv_cache_spec.block_size
-            make_disk = disk_maker(vllm_config, kv_cache_config, self.settings, block_size)
-            self.scheduler_half = SchedulerHalf(block_size, n_ranks, self.settings, make_disk)
+            trace = Trace() if self.settings.trace else None
+            make_disk = disk_maker(vllm_config, kv_cache_config, self.settings, block_size, trace)
+            if trace is None:
+                self.scheduler_half = SchedulerHalf(block_size, n_ranks, self.settings, make_disk)
+            else:
+                self.scheduler_half = TracedSchedulerHalf(block_size, n_ranks, self.settings, make_disk, trace)
         else:
             self.worker_half = WorkerHalf(vllm_config, kv_cache_config.num_blocks, self.settings)
 

@@ -21,6 +21,7 @@ from elmas.tiers.host import HostRegion
 from elmas.vllm.copy_engine import Finished
 from elmas.vllm.geometry import Geometry, Segment
 from elmas.vllm.log import logger
+from elmas.vllm.tracing import LOADS, STORES, Trace
 
 _BLOCKS_PER_PIECE = 8
 """Blocks that are copied at once at most; a load waits for one piece of a store."""
@@ -31,7 +32,8 @@ class ThreadCopyEngine:
 
     starts_early = True
 
-    def __init__(self, geometry: Geometry, region: HostRegion, shard_offset: int) -> None:
+    def __init__(self, geometry: Geometry, region: HostRegion, shard_offset: int, trace: Trace | None = None) -> None:
+        self._trace = trace
         region.populate_in_background(_report_unbacked)
         self._block_bytes = geometry.block_bytes
         self._pairs = list(_views(geometry, region, shard_offset))
@@ -107,6 +109,7 @@ class ThreadCopyEngine:
             for device, host in self._pairs:
                 device[blocks] = host[rows]
         seconds = time.monotonic() - begin_s
+        self._record(LOADS, transfer, begin_s)
         with self._changed:
             self._n_under_way -= 1
             self._finished.loads.add(transfer.owner)
@@ -115,14 +118,32 @@ class ThreadCopyEngine:
             self._changed.notify_all()
 
     def _store(self, transfer: Transfer) -> None:
+        begin_s = time.monotonic()
         for rows, blocks in _pieces(transfer):
             self._load_what_waits()
             for device, host in self._pairs:
                 host[rows] = device[blocks]
+        self._record(STORES, transfer, begin_s)
         with self._changed:
             self._n_under_way -= 1
             self._finished.stores.append(transfer.number)
             self._changed.notify_all()
+
+    def _record(self, track: str, transfer: Transfer, begin_s: float) -> None:
+        if self._trace is None:
+            return
+        n_bytes = transfer.n_blocks * self._block_bytes
+        end_ns = time.time_ns()
+        begin_ns = end_ns - int((time.monotonic() - begin_s) * 1e9)
+        self._trace.slice(
+            track,
+            f"{transfer.n_blocks} blocks",
+            begin_ns,
+            end_ns,
+            request=transfer.owner,
+            blocks=transfer.n_blocks,
+            bytes=n_bytes,
+        )
 
     def _load_what_waits(self) -> None:
         # Appending and popping at the ends of a deque is atomic, and only this thread pops.

@@ -20,6 +20,7 @@ from elmas.movement.transfers import Transfer
 from elmas.tiers.host import HostRegion
 from elmas.vllm.copy_engine import Finished
 from elmas.vllm.geometry import Geometry
+from elmas.vllm.tracing import LOADS, STORES, Trace
 
 _REGISTER_BYTES = 16 << 30
 """The driver refuses to register very large pieces (the ceiling seen is 512 GiB per call)."""
@@ -29,6 +30,8 @@ _POPULATE_THREADS = 4
 
 _POLL_S = 0.0002
 
+_CLOCK_NS = 10 * 10**9
+
 
 @dataclass
 class _Batch:
@@ -36,7 +39,48 @@ class _Batch:
     done: torch.cuda.Event
     loads: list[str]
     stores: list[int]
+    n_blocks: int
     n_bytes: int
+
+
+class _Recorder:
+    """Records batches with the times at which the device began and ended them.
+
+    The device's clock is known by an event whose moment is known. It is renewed while nothing is under way, since
+    differences of events are single precision numbers of milliseconds.
+    """
+
+    def __init__(self, trace: Trace, stream: torch.cuda.Stream) -> None:
+        self._trace = trace
+        self._stream = stream
+        self._reference = torch.cuda.Event(enable_timing=True)
+        self._reference_ns = 0
+        self.look_at_clocks()
+
+    def look_at_clocks(self) -> None:
+        """Renew what is known of the device's clock, when it is old; the stream has nothing to do."""
+        if time.time_ns() - self._reference_ns < _CLOCK_NS:
+            return
+        self._reference = torch.cuda.Event(enable_timing=True)
+        self._reference.record(self._stream)
+        self._reference.synchronize()
+        self._reference_ns = time.time_ns()
+
+    def record(self, batch: _Batch) -> None:
+        """A batch has ended."""
+        begin_ns, end_ns = (
+            self._reference_ns + int(self._reference.elapsed_time(event) * 1e6) for event in (batch.begun, batch.done)
+        )
+        of = {"requests": ", ".join(batch.loads)} if batch.loads else {"stores": len(batch.stores)}
+        self._trace.slice(
+            LOADS if batch.loads else STORES,
+            f"{batch.n_blocks} blocks",
+            begin_ns,
+            end_ns,
+            blocks=batch.n_blocks,
+            bytes=batch.n_bytes,
+            **of,
+        )
 
 
 class StreamCopyEngine:
@@ -44,7 +88,14 @@ class StreamCopyEngine:
 
     starts_early = False
 
-    def __init__(self, device: torch.device, geometry: Geometry, region: HostRegion, shard_offset: int) -> None:
+    def __init__(
+        self,
+        device: torch.device,
+        geometry: Geometry,
+        region: HostRegion,
+        shard_offset: int,
+        trace: Trace | None = None,
+    ) -> None:
         self._device = device
         self._region = region
         self._n_bytes = np.array([segment.n_bytes for segment in geometry.segments], dtype=np.int64)
@@ -59,6 +110,7 @@ class StreamCopyEngine:
         self._load_stream = torch.cuda.Stream(device, priority=0)
         self._store_stream = torch.cuda.Stream(device, priority=0)
         self._under_way: deque[_Batch] = deque()
+        self._recorder = _Recorder(trace, self._load_stream) if trace is not None else None
 
     def submit(self, loads: Sequence[Transfer], stores: Sequence[Transfer]) -> None:
         """Launch one batch per direction, after all work launched so far on the current stream."""
@@ -78,9 +130,13 @@ class StreamCopyEngine:
                 if batch.loads:
                     finished.loaded_bytes += batch.n_bytes
                     finished.load_s += batch.begun.elapsed_time(batch.done) / 1e3
+                if self._recorder is not None:
+                    self._recorder.record(batch)
             else:
                 waiting.append(batch)
         self._under_way = waiting
+        if self._recorder is not None and not waiting:
+            self._recorder.look_at_clocks()
         return finished
 
     def wait_for_any(self, timeout_s: float) -> None:
@@ -121,7 +177,7 @@ class StreamCopyEngine:
             done.record(stream)
         loads = [transfer.owner for transfer in transfers] if to_device else []
         stores = [] if to_device else [transfer.number for transfer in transfers]
-        self._under_way.append(_Batch(begun, done, loads, stores, int(sizes.sum())))
+        self._under_way.append(_Batch(begun, done, loads, stores, rows.size, int(sizes.sum())))
 
     def _pieces(self, rows: Rows, blocks: Rows) -> tuple[Rows, Rows, Rows]:
         """Return host addresses, device addresses and sizes of what is copied at once: a segment of a block, or a run

@@ -9,6 +9,7 @@ import torch
 from elmas.movement.transfers import Transfer
 from elmas.tiers.host import HostRegion
 from elmas.vllm.geometry import Geometry
+from elmas.vllm.tracing import Trace
 
 
 @dataclass
@@ -50,12 +51,15 @@ class CopyEngine(Protocol):
         """Finish what is under way and release threads and registrations."""
 
 
-def make_copy_engine(device: torch.device, geometry: Geometry, region: HostRegion, shard_offset: int) -> CopyEngine:
-    """Return the engine for a device; `shard_offset` is where this rank's bytes start in a row."""
+def make_copy_engine(
+    device: torch.device, geometry: Geometry, region: HostRegion, shard_offset: int, trace: Trace | None = None
+) -> CopyEngine:
+    """Return the engine for a device; `shard_offset` is where this rank's bytes start in a row. Copies are recorded in
+    `trace`."""
     if device.type == "cpu":
         from elmas.vllm.copy_cpu import ThreadCopyEngine
 
-        return ThreadCopyEngine(geometry, region, shard_offset)
+        return ThreadCopyEngine(geometry, region, shard_offset, trace)
     from elmas.vllm.copy_cuda import StreamCopyEngine
 
-    return StreamCopyEngine(device, geometry, region, shard_offset)
+    return StreamCopyEngine(device, geometry, region, shard_offset, trace)

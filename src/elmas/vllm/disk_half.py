@@ -36,6 +36,7 @@ from elmas.units import format_bytes
 from elmas.vllm.log import logger
 from elmas.vllm.metadata import Handshake
 from elmas.vllm.namespace import namespace_facts
+from elmas.vllm.tracing import Trace, TracedStore
 
 _RUN_BYTES = 8 << 20
 """One operation moves this much: enough for full speed, little enough that nothing waits long behind it."""
@@ -96,7 +97,7 @@ class DiskHalf:
     """One per engine. All methods but the opening thread's are called by the engine's thread.
 
     `facts` describe vLLM's part of the namespace once vLLM's first hash is known. `files` replace the directory's own.
-    One operation moves at most `run_bytes`.
+    One operation moves at most `run_bytes`. Operations are recorded in `trace`.
     """
 
     def __init__(
@@ -110,6 +111,7 @@ class DiskHalf:
         facts: Facts,
         files: Files | None = None,
         run_bytes: int = _RUN_BYTES,
+        trace: Trace | None = None,
     ) -> None:
         assert settings.disk is not None
         assert settings.disk_capacity is not None
@@ -123,6 +125,7 @@ class DiskHalf:
         self._facts = facts
         self._files = files
         self._run_bytes = run_bytes
+        self._trace = trace
         self._pool: IoPool | None = None
         self._store: DiskStore | None = None
         self._opened: Opened | None = None
@@ -302,7 +305,7 @@ class DiskHalf:
             time.monotonic() - begin_s,
         )
         pool = IoPool(
-            store,
+            store if self._trace is None else TracedStore(store, self._trace),
             self._region.rows,
             limits.max_run_records,
             n_readers=_N_READERS,
@@ -329,7 +332,7 @@ class DiskHalf:
 
 
 def disk_maker(
-    vllm_config: Any, kv_cache_config: Any, settings: CacheSettings, block_tokens: int
+    vllm_config: Any, kv_cache_config: Any, settings: CacheSettings, block_tokens: int, trace: Trace | None
 ) -> Callable[[HostTier, Mapping[int, Handshake], CostModel, Sessions], DiskHalf] | None:
     """Return what makes the disk half once the workers have mapped the host region; None without a disk."""
     if settings.disk is None:
@@ -343,6 +346,6 @@ def disk_maker(
             "row_layout": [handshakes[rank].layout for rank in sorted(handshakes)],
         }
         facts = NamespaceSource(vllm_config, kv_cache_config, layout)
-        return DiskHalf(settings, host, region, costs, sessions, block_tokens, facts)
+        return DiskHalf(settings, host, region, costs, sessions, block_tokens, facts, trace=trace)
 
     return make

@@ -10,15 +10,20 @@ from vllm.distributed.kv_transfer.kv_connector.v1.base import (
 
 from elmas.movement.transfers import Transfer
 from elmas.tiers.host import RegionHandle
+from elmas.vllm.tracing import Event
 
 
 @dataclass
 class StepOrders(KVConnectorMetadata):
-    """Scheduler to worker, once per step: the copies to start. `is_idle` means the step runs no model."""
+    """Scheduler to worker, once per step: the copies to start. `is_idle` means the step runs no model.
+
+    `trace` has what the scheduler half recorded since the last step; nothing without --profiling.
+    """
 
     loads: list[Transfer] = field(default_factory=list)
     stores: list[Transfer] = field(default_factory=list)
     is_idle: bool = False
+    trace: list[Event] = field(default_factory=list)
 
 
 @dataclass

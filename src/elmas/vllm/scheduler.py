@@ -17,6 +17,7 @@ from elmas.scheduling.waiting_order import WaitingOrder
 from elmas.settings import CacheSettings
 from elmas.vllm.log import logger
 from elmas.vllm.scheduler_half import SchedulerHalf
+from elmas.vllm.tracing import ORDER
 from elmas.vllm.waiting_queue import WaitingQueue
 from elmas.vllm.work_estimates import WorkEstimates
 
@@ -62,6 +63,8 @@ class ReorderingMixin:
             self._contain(self._before_step)
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
         if queue is not None:
+            if self._elmas_half.trace is not None:
+                self._contain(self._record_order)
             self._contain(queue.end_step)
         return output
 
@@ -105,6 +108,14 @@ class ReorderingMixin:
         half.before_step(has_other_work=len(queue) > queue.n_aside or not self._has_room())
         if half.n_waiting_for_disk != queue.n_aside:
             queue.check_aside()
+
+    def _record_order(self) -> None:
+        """Record who begins in this step, and how many that arrived before wait on."""
+        queue, trace = self._elmas_queue, self._elmas_half.trace
+        assert queue is not None
+        assert trace is not None
+        for name, n_passed in queue.begun():
+            trace.mark(ORDER, "in order" if n_passed == 0 else f"passes {n_passed}", request=name, waiting=len(queue))
 
     def _contain(self, call: Any) -> None:
         queue = self._elmas_queue

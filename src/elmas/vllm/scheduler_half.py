@@ -26,6 +26,7 @@ from elmas.vllm.disk_half import DiskHalf
 from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
 from elmas.vllm.session_half import SessionHalf
+from elmas.vllm.tracing import Trace
 
 STORE_SHARE = 0.25
 """Share of the device's blocks that may wait for their copy to host memory."""
@@ -82,6 +83,8 @@ class SchedulerHalf:
         self.is_off = False
         self.on_disk_wait_over: Callable[[str], None] | None = None
         """Told of each request that waits for the disk no more."""
+        self.trace: Trace | None = None
+        """Where the order of requests is recorded, with --profiling."""
         self.block_size = block_size
         self._n_ranks = n_ranks
         self._settings = settings

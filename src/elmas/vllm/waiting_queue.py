@@ -80,6 +80,12 @@ class WaitingQueue(RequestQueue):
         """Return the request's number by arrival, 0 without an order."""
         return self._order.number(name) if self._order is not None else 0
 
+    def begun(self) -> list[tuple[str, int]]:
+        """Return the requests that were taken in this step so far and not put back, each with how many that arrived
+        before it wait on."""
+        waiting = [self.number(name) for name in self._ordered]
+        return [(name, sum(number < self.number(name) for number in waiting)) for name in self._taken]
+
     def end_step(self) -> None:
         """vLLM has scheduled a step: what was taken and not put back has begun."""
         self._taken.clear()

@@ -14,6 +14,8 @@ from elmas.vllm.geometry import Geometry, geometry_of
 from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
 from elmas.vllm.namespace import row_layout
+from elmas.vllm.trace_file import add_to_torch_traces
+from elmas.vllm.tracing import Trace
 
 IDLE_WAIT_S = 0.005
 """How long a step without a model run waits for a load: longer than a load takes, shorter than anyone notices."""
@@ -31,6 +33,7 @@ class WorkerHalf:
         self._region: HostRegion | None = None
         self._finished = Finished()
         self._orders = StepOrders()
+        self._trace = Trace() if settings.trace else None
 
     def register(self, kv_caches: dict[str, torch.Tensor]) -> None:
         """Learn where the blocks lie, map the host region and start the copy engine.
@@ -41,7 +44,9 @@ class WorkerHalf:
         device = next(iter(kv_caches.values())).device
         rank = get_tp_group().rank_in_group if self._n_ranks > 1 else 0
         region = self._map_region(geometry, rank)
-        self._engine = make_copy_engine(device, geometry, region, rank * geometry.block_bytes)
+        self._engine = make_copy_engine(device, geometry, region, rank * geometry.block_bytes, self._trace)
+        if self._trace is not None:
+            add_to_torch_traces(self._trace, rank)
         self._region = region
         sizes = tuple(segment.n_bytes for segment in geometry.segments)
         self._handshake = Handshake(region.handle, row_layout(kv_caches, geometry), sizes)
@@ -62,6 +67,8 @@ class WorkerHalf:
     def begin_step(self, orders: StepOrders) -> None:
         """Take the step's orders, before the model runs."""
         self._orders = orders
+        if self._trace is not None:
+            self._trace.extend(orders.trace)
         engine = self._running_engine()
         if engine.starts_early:
             engine.submit(orders.loads, orders.stores)
