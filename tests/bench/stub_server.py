@@ -34,8 +34,6 @@ class Behaviour:
     raw_event: bytes | None = None
     """Send these bytes first."""
     cached_tokens: int | None = None
-    wrong_after_reset: bool = False
-    """Answer otherwise once the device's cache was emptied, as a tier with wrong data would."""
     answer: Callable[[dict[str, Any]], str] | None = None
     """Text of a chat answer, sent as words; None: a legal guess."""
     profiles: bool = False
@@ -57,7 +55,6 @@ class StubServer:
     prompt_tokens: int = 0
     profiler_orders: list[str] = field(default_factory=list)
     """Start and stop of the profiler, with the number of requests before it."""
-    device_was_reset: bool = False
 
     async def handle(self, request: web.Request) -> web.StreamResponse:
         body = await request.json()
@@ -91,8 +88,6 @@ class StubServer:
         if chat:
             await _event(response, {"choices": [{"delta": {"role": "assistant", "content": ""}}]})
         tokens = _tokens(body, behaviour)
-        if behaviour.wrong_after_reset and self.device_was_reset:
-            tokens = [(token_id + 1, text) for token_id, text in tokens]
         for position, (token_id, text) in enumerate(tokens):
             if position == behaviour.break_after:
                 assert request.transport is not None
@@ -114,11 +109,6 @@ class StubServer:
         await _event(response, {"choices": [], "usage": usage})
         await response.write(b"data: [DONE]\n\n")
         return response
-
-    async def reset(self, request: web.Request) -> web.Response:
-        """The device's cache is emptied: from now on a broken tier below it may show."""
-        self.device_was_reset = True
-        return web.json_response({"success": True})
 
     async def models(self, request: web.Request) -> web.Response:
         return web.json_response({"data": [{"id": name, "owned_by": "vllm"} for name in ("stub", "bench")]})
@@ -193,7 +183,6 @@ def running_stub() -> Iterator[StubServer]:
         app = web.Application()
         app.router.add_post("/v1/chat/completions", stub.handle)
         app.router.add_post("/v1/completions", stub.handle)
-        app.router.add_post("/reset_prefix_cache", stub.reset)
         app.router.add_post("/start_profile", stub.profiler)
         app.router.add_post("/stop_profile", stub.profiler)
         app.router.add_get("/metrics", stub.metrics)

@@ -39,7 +39,6 @@ class CachingStub:
     """Requests after which every connection is closed, until `revive`."""
     fails: bool = False
     blocks: set[bytes] = field(default_factory=set)
-    n_resets: int = 0
     n_served: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -100,7 +99,6 @@ class CachingStub:
     async def reset(self, request: web.Request) -> web.Response:
         if not self.can_reset:
             return web.Response(status=404)
-        self.n_resets += 1
         if self.forgets:
             self.blocks.clear()
         return web.json_response({"success": True})

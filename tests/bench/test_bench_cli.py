@@ -7,7 +7,7 @@ import pytest
 from typer.testing import CliRunner, Result
 
 from elmas.bench.arms import ServerShape, arm_command, ensure_tiny_model
-from elmas.cli.bench import bench
+from elmas.cli import bench
 from elmas.errors import UserError
 
 
@@ -28,15 +28,13 @@ def shape(model: Path, port: int | None = None, host_memory: str = "64MiB") -> S
 
 def test_help_names_the_benchmarks() -> None:
     text = invoke("--help").output
-    for name in ("slice", "demo", "tiers"):
+    for name in ("run", "experiments", "gpu", "summary", "demo"):
         assert name in text
 
 
 @pytest.mark.parametrize(
     ("arguments", "message"),
     [
-        (["slice", "--trials", "0"], "--trials"),
-        (["slice", "--num-gpu-blocks", "10"], "--num-gpu-blocks"),
         (["demo", "--agents", "0"], "at least one participant"),
         (["demo", "--num-gpu-blocks", "10"], "--num-gpu-blocks"),
     ],
@@ -47,12 +45,6 @@ def test_mistakes_are_one_line(arguments: list[str], message: str, monkeypatch: 
     assert isinstance(error, UserError)
     assert message in str(error)
     assert "\n" not in str(error)
-
-
-def test_an_unknown_arm_is_refused_before_a_server_starts(tiny_model: Path, tmp_path: Path) -> None:
-    error = invoke("slice", "--arms", "noop,magic", "--model", str(tiny_model), "--result-dir", str(tmp_path)).exception
-    assert isinstance(error, UserError)
-    assert "unknown server 'magic'" in str(error)
 
 
 def test_a_busy_port_is_one_line(tiny_model: Path) -> None:

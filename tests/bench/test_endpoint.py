@@ -8,7 +8,6 @@ import pytest
 from stub_server import StubServer
 
 from elmas.agents.endpoint import Endpoint, RequestRecord
-from elmas.bench.client import encode_completion, send_all
 from elmas.errors import UserError
 
 
@@ -145,32 +144,17 @@ def test_nobody_listening_is_a_failed_request() -> None:
 
 def test_all_requests_are_under_way_at_once_and_connections_are_reused(stub: StubServer) -> None:
     stub.behaviour.delay_s = 1.0
-    n_done = 0
-
-    def done() -> None:
-        nonlocal n_done
-        n_done += 1
 
     async def run() -> None:
         async with Endpoint(stub.base_url, "stub") as endpoint:
-            bodies = [encode_completion(endpoint, [index], 2) for index in range(120)]
             for _ in range(2):
-                records = await send_all(endpoint, bodies, done)
+                records = await asyncio.gather(*(endpoint.complete([index], max_tokens=2) for index in range(120)))
                 assert all(record.error is None for record in records)
                 assert [body["prompt"] for body in stub.bodies[-120:]].count([5]) == 1
 
     asyncio.run(run())
     assert stub.most_running == 120
     assert len(stub.connections) == 120
-    assert n_done == 240
-
-
-def test_records_come_in_the_order_of_the_requests(stub: StubServer) -> None:
-    async def run() -> list[RequestRecord]:
-        async with Endpoint(stub.base_url, "stub") as endpoint:
-            return await send_all(endpoint, [encode_completion(endpoint, [1] * n, 1) for n in (3, 1, 2)])
-
-    assert [record.prompt_tokens for record in asyncio.run(run())] == [3, 1, 2]
 
 
 def test_the_environment_names_the_endpoint(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,7 +1,7 @@
 """A streaming client for any OpenAI-compatible endpoint: one call in, one timed record out.
 
 A failed call is a record too, with `error` set: a client of a hundred agents must not lose the other ninety-nine.
-This file knows no vLLM and no benchmark; `elmas.bench.client` and the agent programs both build on it. Below it is
+This file knows no vLLM and no benchmark; `elmas.bench.load_client` and the agent programs both build on it. Below it is
 `elmas.agents.http`: load is often generated on the machine that serves, so a streamed chunk has to be cheap.
 """
 

@@ -12,16 +12,11 @@ everything else is cached.
 Nothing here knows what server is at the other end.
 """
 
-import hashlib
-import struct
-from collections.abc import Callable, Sequence
 from dataclasses import dataclass, replace
 from typing import Literal, Self
 
 import numpy as np
 
-from elmas.agents.endpoint import Endpoint, RequestRecord
-from elmas.bench.client import Progress, encode_completion, send_all
 from elmas.bench.workloads.calls import completion, fewer
 from elmas.bench.workloads.steps import AtOnce, InTurn, Scripted, Step
 
@@ -125,111 +120,3 @@ class RoundsWorkload(Scripted):
     def _tokens(self, n_tokens: int, *purpose: int) -> list[int]:
         drawn = self._random(*purpose).integers(self.first_token_id, self.last_token_id + 1, n_tokens)
         return [int(token) for token in drawn]
-
-
-@dataclass(frozen=True)
-class RoundsResult:
-    """The records of a run, per round in agent order."""
-
-    workload: RoundsWorkload
-    rounds: tuple[tuple[RequestRecord, ...], ...]
-
-    @property
-    def records(self) -> list[RequestRecord]:
-        """All records, round by round."""
-        return [record for records in self.rounds for record in records]
-
-    @property
-    def seconds_per_round(self) -> list[float]:
-        """Seconds of each round, from its first submission to its last end."""
-        return [max(r.ended_s for r in records) - min(r.submitted_s for r in records) for records in self.rounds]
-
-    @property
-    def outputs(self) -> list[list[list[int]]]:
-        """Output token ids by round and agent; a failed request has whatever arrived."""
-        return [[list(record.token_ids or ()) for record in records] for records in self.rounds]
-
-
-async def play_rounds(
-    endpoint: Endpoint,
-    workload: RoundsWorkload,
-    on_round: Callable[[int], None] | None = None,
-    on_request: Progress | None = None,
-    rounds: Sequence[int] | None = None,
-) -> RoundsResult:
-    """Play the workload against the endpoint. `on_round` gets the index of the round that starts.
-
-    `rounds` are the indices of the rounds to play, all of them by default.
-
-    A failed request is a record with its error; its agent goes on with the next round like the others.
-    """
-    # All bodies are made before the clock runs: otherwise the client's own work would be part of every round.
-    indices = range(workload.n_rounds) if rounds is None else rounds
-    schedule = [_encoded_round(endpoint, workload, index) for index in indices]
-    played = []
-    for index, (agents, bodies) in zip(indices, schedule, strict=True):
-        if on_round is not None:
-            on_round(index)
-        sent = await send_all(endpoint, bodies, on_request)
-        played.append(tuple(record for _, record in sorted(zip(agents, sent, strict=True), key=lambda pair: pair[0])))
-    return RoundsResult(workload, tuple(played))
-
-
-def _encoded_round(endpoint: Endpoint, workload: RoundsWorkload, index: int) -> tuple[list[int], list[bytes]]:
-    """Return agents and request bodies of a round, in sending order."""
-    agents = workload.sending_order(index)
-    prompts = (workload.prompt(agent, index) for agent in agents)
-    return agents, [encode_completion(endpoint, prompt, workload.answer_tokens) for prompt in prompts]
-
-
-Outputs = Sequence[Sequence[Sequence[int]]]
-"""Output token ids by round, agent and position."""
-
-
-def digest(outputs: Outputs) -> str:
-    """Return the SHA-256 of all output token ids with their lengths: equal digests mean equal answers everywhere."""
-    sha = hashlib.sha256()
-    for answers in outputs:
-        sha.update(struct.pack("<i", len(answers)))
-        for ids in answers:
-            sha.update(struct.pack(f"<{len(ids) + 1}i", len(ids), *ids))
-    return sha.hexdigest()
-
-
-@dataclass(frozen=True)
-class FirstDifference:
-    """Where two runs of one workload part; a token is None where that answer was already over."""
-
-    round_index: int
-    agent: int
-    position: int
-    left: int | None
-    right: int | None
-    n_answers: int
-    """How many answers differ in all."""
-
-    def __str__(self) -> str:
-        where = f"round {self.round_index + 1}, agent {self.agent}, output token {self.position}"
-        return f"{self.n_answers} answers differ, first {where}: {self.left} and {self.right}"
-
-
-def first_difference(left: Outputs, right: Outputs) -> FirstDifference | None:
-    """Return where two runs first differ, None when nowhere; raises ValueError for runs of different shape."""
-    first: tuple[int, int, int, int | None, int | None] | None = None
-    n_answers = 0
-    for round_index, (left_answers, right_answers) in enumerate(zip(left, right, strict=True)):
-        for agent, (mine, yours) in enumerate(zip(left_answers, right_answers, strict=True)):
-            if list(mine) == list(yours):
-                continue
-            n_answers += 1
-            if first is None:
-                same = next((i for i, (a, b) in enumerate(zip(mine, yours, strict=False)) if a != b), None)
-                at = min(len(mine), len(yours)) if same is None else same
-                first = (
-                    round_index,
-                    agent,
-                    at,
-                    mine[at] if at < len(mine) else None,
-                    yours[at] if at < len(yours) else None,
-                )
-    return None if first is None else FirstDifference(*first, n_answers)

@@ -8,94 +8,10 @@ import typer
 if TYPE_CHECKING:
     from rich.console import Console
 
-    from elmas.bench.comparison import ComparisonPlan
-
 bench = typer.Typer(help="Measure what the cache is worth.", no_args_is_help=True)
 
 _TINY = Path("models/tiny")
 _RESULTS = Path("results")
-
-
-@bench.command(name="slice", context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def slice_(
-    context: typer.Context,
-    arms: Annotated[str, typer.Option(help="servers to compare, the control first")] = "noop,mt-apc",
-    trials: Annotated[int, typer.Option(help="fresh servers per arm")] = 2,
-    agents: Annotated[
-        int | None, typer.Option(help="agents; default: a working set of three device caches", show_default=False)
-    ] = None,
-    rounds: Annotated[int, typer.Option(help="rounds of the workload with reuse")] = 5,
-    num_gpu_blocks: Annotated[int, typer.Option(help="KV blocks of 32 tokens on the device")] = 512,
-    host_memory: Annotated[str, typer.Option(help="size of the host tier")] = "2GiB",
-    scale: Annotated[float, typer.Option(help="multiplies device blocks and agents")] = 1.0,
-    seed: Annotated[int, typer.Option(help="seed of all prompts")] = 0,
-    model: Annotated[Path, typer.Option(help="model directory; models/tiny is written when it is missing")] = _TINY,
-    result_dir: Annotated[Path, typer.Option(help="where results and server logs go")] = _RESULTS,
-) -> None:
-    """Compare arms on two workloads: returning prefixes larger than the device cache, and no reuse at all.
-
-    Arguments that elmas does not know go to vLLM.
-    """
-    from elmas.bench.slice import plan_slice
-
-    plan = plan_slice(
-        model,
-        arms=_names(arms),
-        n_agents=agents,
-        n_rounds=rounds,
-        n_device_blocks=num_gpu_blocks,
-        host_memory=host_memory,
-        n_trials=trials,
-        scale=scale,
-        seed=seed,
-        vllm_arguments=context.args,
-    )
-    _compare(plan, result_dir)
-
-
-@bench.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
-def tiers(
-    context: typer.Context,
-    workloads: Annotated[str, typer.Option(help="small, A, B, C")] = "small",
-    arms: Annotated[
-        str, typer.Option(help="servers to compare, the control first; NAME:key=value changes a setting of the cache")
-    ] = "noop,mt-apc-no-disk,mt-apc",
-    trials: Annotated[int, typer.Option(help="fresh servers per arm")] = 1,
-    agents: Annotated[int | None, typer.Option(help="instead of the workload's", show_default=False)] = None,
-    rounds: Annotated[int | None, typer.Option(help="instead of the workload's", show_default=False)] = None,
-    num_gpu_blocks: Annotated[int, typer.Option(help="KV blocks on the device")] = 512,
-    block_size: Annotated[int, typer.Option(help="tokens per KV block")] = 32,
-    host_memory: Annotated[str, typer.Option(help="size of the host tier")] = "256MiB",
-    disk: Annotated[Path | None, typer.Option(help="where the disk tier goes, in a directory of its own")] = None,
-    disk_capacity: Annotated[str | None, typer.Option(help="size of the disk tier; needed with --disk")] = None,
-    max_running: Annotated[
-        int | None, typer.Option(help="requests that run at once; default: as many as the device cache holds")
-    ] = None,
-    restart: Annotated[bool, typer.Option("--restart", help="play the last round again on a restarted server")] = False,
-    seed: Annotated[int, typer.Option(help="seed of all prompts")] = 0,
-    model: Annotated[Path, typer.Option(help="model directory; models/tiny is written when it is missing")] = _TINY,
-    result_dir: Annotated[Path, typer.Option(help="where results and server logs go")] = _RESULTS,
-) -> None:
-    """Compare arms on rounds of agents whose histories outgrow the device, host memory, or both.
-
-    Arguments that elmas does not know go to vLLM.
-    """
-    from elmas.bench.tiers import TierSizes, plan_tiers
-
-    plan = plan_tiers(
-        model,
-        _names(workloads),
-        arms=_names(arms),
-        sizes=TierSizes(num_gpu_blocks, host_memory, disk, disk_capacity, block_size),
-        n_agents=agents,
-        n_rounds=rounds,
-        max_running=max_running,
-        n_trials=trials,
-        restarts=restart,
-        seed=seed,
-        vllm_arguments=context.args,
-    )
-    _compare(plan, result_dir)
 
 
 @bench.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})
@@ -207,7 +123,7 @@ def copies(
     from elmas.errors import UserError
 
     try:
-        sizes = [int(name) << 10 for name in _names(block_kib)]
+        sizes = [int(name) << 10 for name in block_kib.split(",")]
     except ValueError:
         raise UserError(f"--block-kib is {block_kib!r}: write whole numbers, such as 256,2048") from None
     result = measure_copies(sizes, batch_mib << 20, trials)
@@ -246,37 +162,6 @@ def restart(
     )
     if not result.meets_goal:
         typer.echo("over budget", err=True)
-        raise typer.Exit(1)
-
-
-def _names(text: str) -> list[str]:
-    return [name.strip() for name in text.split(",") if name.strip()]
-
-
-def _compare(plan: "ComparisonPlan", result_dir: Path) -> None:
-    """Run a comparison, show and write its results; ends the program with 1 when a run is not sound."""
-    from elmas.bench.arms import ensure_tiny_model, write_json
-    from elmas.bench.comparison import run_comparison
-    from elmas.bench.progress import RunProgress
-    from elmas.bench.tables import comparison_table, comparison_title
-
-    console = _console()
-    if plan.shape.model == _TINY:
-        ensure_tiny_model(plan.shape.model)
-    path = result_dir / f"{plan.name}.json"
-    with RunProgress(console) as progress:
-        result = run_comparison(plan, result_dir, progress, lambda so_far: write_json(path, so_far.to_json()))
-    for name in result.workload_names:
-        console.print(comparison_title(result, name), soft_wrap=True)
-        console.print(comparison_table(result, name))
-        for arm in plan.arms[1:]:
-            for trial, text in enumerate(result.differences(name, arm)):
-                if text:
-                    print(f"{name}, trial {trial + 1}: answers of {plan.arms[0]} and {arm}: {text}")
-    print(f"written: {path}")
-    if result.violations:
-        for text in result.violations:
-            typer.echo(f"not sound: {text}", err=True)
         raise typer.Exit(1)
 
 

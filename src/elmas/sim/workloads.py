@@ -1,4 +1,4 @@
-"""The closed-loop rounds of `elmas bench tiers`, as data: the same shapes, without tokens."""
+"""The closed-loop rounds of the benchmark suite, as data: the same shapes, without tokens."""
 
 from dataclasses import dataclass
 from typing import Literal
