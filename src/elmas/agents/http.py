@@ -72,7 +72,8 @@ class Connections:
     ) -> Response:
         """Send one request and return its answer's head when the body has ended.
 
-        Raises OSError (BrokenConnectionError, ConnectionError, TimeoutError) when the connection fails, and what `on_body` raises.
+        Raises OSError, of which BrokenConnectionError and TimeoutError are kinds, when the connection fails, and
+        whatever `on_body` raises.
         """
         head = "".join(f"{name}: {value}\r\n" for name, value in headers.items())
         if head.count("\n") != len(headers):

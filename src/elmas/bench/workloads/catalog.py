@@ -23,7 +23,7 @@ STANDARD = ("generative_agents", "guessing_game", "multiturn_long", "multiturn_s
 MULTI_AGENT = ("gptswarm_mmlu", "guessing_game_e2e", "guessing_game_e2e_cot")
 """The three that it runs on four of them."""
 
-_LONG_AGO_BLOCK_TOKENS = 64
+_GENERATED_BLOCK_TOKENS = 64
 """Of the generated trace: agents with prompts of some thousand tokens."""
 
 
@@ -100,7 +100,7 @@ def _replay(seed: int, datasets: Datasets, vocabulary: Vocabulary) -> Workload:
         name="replay",
         n_requests_wanted=400,
         time_scale=1.0,
-        block_tokens=_LONG_AGO_BLOCK_TOKENS if datasets.trace is None else DEFAULT_BLOCK_TOKENS,
+        block_tokens=_GENERATED_BLOCK_TOKENS if datasets.trace is None else DEFAULT_BLOCK_TOKENS,
         most_prompt_tokens=7168,
         most_answer_tokens=1024,
         seed=seed,
@@ -179,3 +179,10 @@ def workload(
     if seed < 0:
         raise UserError(f"the seed is {seed}: give 0 or more")
     return definition.make(seed, datasets or Datasets(), vocabulary or Vocabulary())
+
+
+def scaled(workload: Workload, factor: float) -> Workload:
+    """Return the workload at a scale, 1 as it is; raises UserError for a factor that is none."""
+    if not 0 < factor < float("inf"):
+        raise UserError(f"--scale is {factor}: give a factor above 0, 0.05 for two cores")
+    return workload if factor == 1 else workload.scaled(factor)
