@@ -3,7 +3,7 @@ PYTHON ?= python3
 export PYTHON
 run := .venv/bin/
 
-.PHONY: help setup examples check test test-fast torture demo bench format lock clean
+.PHONY: help setup examples check test test-fast torture demo bench bench-gpu format lock clean
 
 help:            ## this list
 	@grep -hE '^[a-z-]+: .*##' $(MAKEFILE_LIST) | sed 's/:[^#]*##/\t/' | expand -t 14
@@ -23,8 +23,12 @@ test-fast: setup ## the tests that start no server (seconds)
 torture: setup   ## kill -9 a serving server 50 times (about 30 minutes)
 	@ELMAS_KILLS=50 ELMAS_KILLS_RESULT=results/kills.json $(run)python -m pytest -s tests/server/test_disk_kills.py
 
-bench: setup     ## the speed of this slice against the no-op connector, as ratios (about 15 minutes)
-	@$(run)elmas bench slice --result-dir results/slice
+bench: setup     ## rounds that outgrow the device cache, and no reuse at all, with and without MT-APC (15 minutes)
+	@$(run)elmas bench run --benchmarks small,no_reuse --servers noop,mt-apc --num-trials 2 --scale 1 \
+	  --num-gpu-blocks 512 --result-dir results/bench --clear-result-dir
+
+bench-gpu: setup ## MT-APC on a large GPU beside every peer, and without each of its mechanisms (an hour; goes on where it was)
+	@$(run)elmas bench gpu --result-dir results/gpu --resume
 
 examples:        ## .venv-examples with what examples/ needs: the openai client and an agent framework
 	@[ -x .venv-examples/bin/python ] || $(PYTHON) -m venv .venv-examples
