@@ -238,8 +238,7 @@ class Model:
             return [await self._post(agent, messages, fields)]
         refused: list[RequestRecord] = []
         if self._takes_schemas:
-            form = {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
-            record = await self._post(agent, messages, {**fields, "response_format": form})
+            record = await self._post(agent, messages, {**fields, "response_format": response_format(schema)})
             if record.http_status not in _REFUSING_STATUSES:
                 return [record]
             refused.append(record)
@@ -296,6 +295,11 @@ class Model:
 def session_header(agent: str) -> dict[str, str]:
     """Return the header by which elmas knows a session; other servers leave it unread."""
     return {"X-Session-ID": quote(agent, safe="/ :,.-_")}
+
+
+def response_format(schema: Mapping[str, Any]) -> dict[str, Any]:
+    """Return the field of a request that makes its answer fit a JSON schema."""
+    return {"type": "json_schema", "json_schema": {"name": "answer", "strict": True, "schema": schema}}
 
 
 def _in_words(messages: Sequence[Message], schema: Mapping[str, Any]) -> list[Message]:

@@ -20,7 +20,6 @@ def workloads(
     """List the workloads of the suite with their sizes."""
     from elmas.bench.workloads.catalog import WORKLOADS, scaled, workload
     from elmas.bench.workloads.sizes import repeated_share
-    from elmas.bench.workloads.steps import Scripted
 
     table = Table(
         Column("name", no_wrap=True),
@@ -35,7 +34,7 @@ def workloads(
     for definition in WORKLOADS.values():
         each = scaled(workload(definition.name, seed=seed), scale)
         held = each.working_set_tokens
-        repeated = f"{repeated_share(each.requests()):.0%}" if isinstance(each, Scripted) else ""
+        repeated = f"{repeated_share(each.requests()):.0%}"
         sizes = (f"{each.n_requests:,}", f"{each.longest_request_tokens:,}", f"{held:,}" if held else "-", repeated)
         table.add_row(definition.name, *sizes, definition.summary)
     console = Console()

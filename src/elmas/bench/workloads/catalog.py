@@ -5,6 +5,13 @@ from dataclasses import replace
 from functools import partial
 
 from elmas.bench.rounds import RoundsWorkload
+from elmas.bench.workloads.applications import (
+    crosswords_application,
+    gaia_application,
+    guessing_game_application,
+    mmlu_application,
+    town_application,
+)
 from elmas.bench.workloads.conversations import MultiTurn
 from elmas.bench.workloads.deep_research import DeepResearch
 from elmas.bench.workloads.generative_agents import GenerativeAgents
@@ -163,6 +170,26 @@ _MAKERS: dict[str, tuple[str, Make]] = {
     "rounds_c": ("96 agents, 4 rounds with a barrier, histories up to 7.8k tokens", partial(_rounds, ROUNDS[2])),
     "small": ("54 agents, 5 rounds with a barrier, for two cores", partial(_rounds, ROUNDS[3])),
     "no_reuse": ("54 agents, 2 rounds, no two prompts share a beginning", partial(_rounds, ROUNDS[4])),
+    "app_guessing_game": (
+        "the application: 20 participants, 5 rounds, answers by schema",
+        lambda seed, datasets, vocabulary: guessing_game_application(seed, 20, 5),
+    ),
+    "app_mmlu": (
+        "the application: 40 questions, 5 truthful and 2 adversarial agents",
+        lambda seed, datasets, vocabulary: mmlu_application(seed, datasets.mmlu),
+    ),
+    "app_crosswords": (
+        "the application: a tree of thoughts on crosswords, 10 boards each",
+        lambda seed, datasets, vocabulary: crosswords_application(seed),
+    ),
+    "app_gaia": (
+        "the application: agents that search, read, calculate and run Python",
+        lambda seed, datasets, vocabulary: gaia_application(seed, datasets.gaia),
+    ),
+    "app_town": (
+        "the application: five people in a town, 12 ticks",
+        lambda seed, datasets, vocabulary: town_application(seed),
+    ),
 }
 
 WORKLOADS = {name: Definition(name, summary, make) for name, (summary, make) in _MAKERS.items()}

@@ -4,7 +4,6 @@ Lengths of recorded texts are estimated as one token per four bytes, as tokenize
 English: what is sent must not depend on the server's tokenizer.
 """
 
-import csv
 import json
 import random
 from dataclasses import dataclass
@@ -13,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from elmas.agents.mmlu.questions import LETTERS, Question, read_questions
 from elmas.bench.workloads.words import sentences
 from elmas.errors import UserError
 
@@ -25,8 +25,6 @@ _SHAREGPT_FORM = (
     'a JSON list of objects with "conversations", each a list of {"from": ..., "value": ...}, '
     "such as ShareGPT_V3_unfiltered_cleaned_split.json"
 )
-_MMLU_FORM = "lines of question, four options and the letter of the right one, without a header"
-_GAIA_FORM = 'one JSON object per line with "task_id", "Question", "Level" and "Final answer", such as metadata.jsonl'
 
 _QUESTION_CHARACTERS = (60, 520)
 _OPTION_CHARACTERS = (10, 60)
@@ -38,24 +36,6 @@ class Pair:
 
     question: str
     answer_tokens: int
-
-
-@dataclass(frozen=True)
-class Question:
-    """A question with its four options, as the model sees it, and the letter of the right one."""
-
-    text: str
-    answer: str
-
-
-@dataclass(frozen=True)
-class GaiaTask:
-    """A question of GAIA (Mialon et al., 2023)."""
-
-    task_id: str
-    question: str
-    level: int
-    answer: str
 
 
 def n_tokens(text: str) -> int:
@@ -98,38 +78,16 @@ def read_sharegpt(path: Path, n_wanted: int, seed: int) -> list[Pair]:
     return wanted
 
 
-def read_mmlu(path: Path, n_wanted: int, seed: int) -> list[Question]:
+def mmlu_questions(path: Path, n_wanted: int, seed: int) -> list[Question]:
     """Return `n_wanted` shuffled questions of a file, or of all CSV files of a directory (MMLU's `val`).
 
     Raises UserError for a file in another format, or with too few of them.
     """
-    files = sorted(path.glob("*.csv")) if path.is_dir() else [path]
-    if not files:
-        raise UserError(f"{path} has no CSV files: give the directory of MMLU that has, such as data/val")
-    questions = [question for file in files for question in _read_mmlu_file(file)]
+    questions = read_questions(path)
     if len(questions) < n_wanted:
         raise UserError(f"{path} has {len(questions)} questions, {n_wanted} are needed: lower --scale")
     random.Random(seed).shuffle(questions)
     return questions[:n_wanted]
-
-
-def read_gaia(path: Path) -> list[GaiaTask]:
-    """Return the tasks of GAIA's metadata.jsonl in their order; raises UserError for a file in another format."""
-    tasks = []
-    for number, line in enumerate(_read_text(path).splitlines(), start=1):
-        if not line.strip():
-            continue
-        try:
-            fields = json.loads(line)
-            task = GaiaTask(
-                str(fields["task_id"]), str(fields["Question"]), int(fields["Level"]), str(fields["Final answer"])
-            )
-        except (ValueError, LookupError, TypeError):
-            raise UserError(f"{path}, line {number}: give {_GAIA_FORM}") from None
-        tasks.append(task)
-    if not tasks:
-        raise UserError(f"{path} has no tasks: give {_GAIA_FORM}")
-    return tasks
 
 
 def synthetic_questions(n_wanted: int, seed: int) -> list[Question]:
@@ -138,27 +96,9 @@ def synthetic_questions(n_wanted: int, seed: int) -> list[Question]:
     for index in range(n_wanted):
         draw = np.random.default_rng([seed, index])
         question = sentences(draw, int(draw.integers(*_QUESTION_CHARACTERS)))
-        options = [sentences(draw, int(draw.integers(*_OPTION_CHARACTERS))) for _ in "ABCD"]
-        questions.append(Question(_laid_out(question, options), "ABCD"[int(draw.integers(4))]))
+        a, b, c, d = (sentences(draw, int(draw.integers(*_OPTION_CHARACTERS))) for _ in LETTERS)
+        questions.append(Question("synthetic", question, (a, b, c, d), LETTERS[int(draw.integers(len(LETTERS)))]))
     return questions
-
-
-def _read_mmlu_file(path: Path) -> list[Question]:
-    questions = []
-    try:
-        rows = list(csv.reader(_read_text(path).splitlines(keepends=True)))
-    except csv.Error as error:
-        raise UserError(f"{path} is no CSV file ({error}): give {_MMLU_FORM}") from None
-    for number, row in enumerate(rows, start=1):
-        if len(row) != 6 or row[5] not in {"A", "B", "C", "D"}:
-            raise UserError(f"{path}, row {number}: give {_MMLU_FORM}")
-        questions.append(Question(_laid_out(row[0], row[1:5]), row[5]))
-    return questions
-
-
-def _laid_out(question: str, options: list[str]) -> str:
-    listed = (f"{letter}. {option}" for letter, option in zip("ABCD", options, strict=True))
-    return "\n".join([question, *listed])
 
 
 def _read_json(path: Path) -> Any:

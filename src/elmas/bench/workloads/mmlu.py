@@ -2,15 +2,16 @@
 
 Half of the agents answer, half are told to answer falsely; all agents of a question get one of these two prompts, at
 once. The vote over the answers calls no model, so nothing depends on them. The application is
-`elmas.agents.swarm` where it exists; this is the load of Zhuge et al., "GPTSwarm" (2024), as the original measured it.
+`elmas.agents.mmlu`; this is the load of Zhuge et al., "GPTSwarm" (2024), as the original measured it.
 """
 
 from dataclasses import dataclass, replace
 from pathlib import Path
 from typing import Self
 
+from elmas.agents.mmlu.questions import Question
 from elmas.bench.workloads.calls import chat, fewer
-from elmas.bench.workloads.datasets import Question, read_mmlu, synthetic_questions
+from elmas.bench.workloads.datasets import mmlu_questions, synthetic_questions
 from elmas.bench.workloads.steps import AtOnce, InTurn, Scripted, Step
 
 _LEAST_QUESTIONS, _LEAST_AGENTS = 4, 8
@@ -61,7 +62,7 @@ class SwarmMmlu(Scripted):
         if self.dataset is None:
             questions = synthetic_questions(self.n_questions, self.seed)
         else:
-            questions = read_mmlu(self.dataset, self.n_questions, self.seed)
+            questions = mmlu_questions(self.dataset, self.n_questions, self.seed)
         return InTurn(tuple(self._asked(index, question) for index, question in enumerate(questions)))
 
     def _asked(self, index: int, question: Question) -> Step:
@@ -70,7 +71,7 @@ class SwarmMmlu(Scripted):
             template = _TRULY if number < self.n_truthful else _FALSELY
             messages = [
                 {"role": "system", "content": _ROLE},
-                {"role": "user", "content": template.format(question=question.text)},
+                {"role": "user", "content": template.format(question=question.laid_out())},
             ]
             calls.append(chat(messages, self.answer_tokens, agent=f"agent-{number:05}", turn=index, round=index))
         return AtOnce(tuple(calls))

@@ -81,6 +81,10 @@ class Workload(Protocol):
         """Tokens whose KV would serve every return of every agent; None where nothing returns."""
         ...
 
+    def requests(self) -> Sequence[Request]:
+        """Return all calls that a run makes, those of one agent in their order."""
+        ...
+
     def scaled(self, factor: float) -> Self:
         """Return the workload with fewer agents or requests, but of the same lengths and sharing.
 
