@@ -27,8 +27,8 @@ bench: setup     ## rounds that outgrow the device cache, and no reuse at all, w
 	@$(run)elmas bench run --benchmarks small,no_reuse --servers noop,mt-apc --num-trials 2 --scale 1 \
 	  --num-gpu-blocks 512 --result-dir results/bench --clear-result-dir
 
-bench-gpu: setup ## MT-APC on a large GPU beside every peer, and without each of its mechanisms (an hour; goes on where it was)
-	@$(run)elmas bench gpu --result-dir results/gpu --resume
+bench-gpu: setup ## MT-APC on a large GPU beside every peer, and without each of its mechanisms (an hour; ARGS="--disk DIR --disk-capacity 40GiB" for a disk)
+	@$(run)elmas bench gpu --result-dir results/gpu --resume $(ARGS)
 
 examples:        ## .venv-examples with what examples/ needs: the openai client and an agent framework
 	@[ -x .venv-examples/bin/python ] || $(PYTHON) -m venv .venv-examples

@@ -47,6 +47,7 @@ def test_a_run_writes_results_and_summary_shows_them_again(
     assert elmas(monkeypatch, *options) == 0
     shown = capsys.readouterr().out
     assert "speed, noop = 1" in shown
+    assert "cores; python 3." in shown
     assert "multiturn_short: 16 requests, scale 0.05, synthetic" in shown
     assert (tmp_path / "suite/results.csv").read_text().startswith("workload,server,trial,metric,value\n")
     assert len(list(tmp_path.glob("suite/multiturn_short/*/trial-*.json"))) == 4

@@ -1,5 +1,7 @@
 """The runner of the suite against a stub: order, resets, crashes, resuming, and what every result says."""
 
+import io
+import re
 from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
@@ -95,6 +97,17 @@ def test_every_second_trial_visits_the_servers_in_reverse_and_each_plays_all_wor
     assert servers.started == ["noop", "mt-apc", "mt-apc", "noop"]
     assert [trial.server.fresh for trial in trials if trial.workload.name == "small"] == [True] * 4
     assert [trial.server.fresh for trial in trials if trial.workload.name == "no_reuse"] == [False] * 4
+
+
+@pytest.mark.parametrize("on_a_terminal", [False, True])
+def test_progress_says_what_runs_and_how_long_the_rest_takes(
+    servers: StubServers, tmp_path: Path, on_a_terminal: bool
+) -> None:
+    shown = io.StringIO()
+    with RunProgress(Console(file=shown, force_terminal=on_a_terminal, width=120)) as progress:
+        SuiteRun(plan_with(servers=("noop",)), tmp_path, progress).run()
+    assert "noop, small, trial 1" in shown.getvalue()
+    assert re.search(r"trials, about \d+ s left", shown.getvalue())
 
 
 def test_fresh_servers_are_neighbours_in_time(servers: StubServers, tmp_path: Path) -> None:

@@ -263,7 +263,7 @@ def _execute(
 def _show(directory: Path, baseline: str | None, markdown: bool) -> None:
     """Print the tables of a result directory; ends the program with 1 when a trial is worthless."""
     from elmas.bench.suite.results import CSV_NAME, Results, write_csv
-    from elmas.bench.suite.tables import summary_tables
+    from elmas.bench.suite.tables import machine_line, summary_tables
     from elmas.bench.suite.trial import read_trials
 
     results = Results(tuple(read_trials(directory)))
@@ -280,6 +280,7 @@ def _show(directory: Path, baseline: str | None, markdown: bool) -> None:
         console.print(table.rich())
         for note in table.notes:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
+    print(machine_line(results))
     if not markdown:
         print(f"written: {directory / CSV_NAME}, and a file per trial in {directory}/WORKLOAD/SERVER")
     for text in results.problems:

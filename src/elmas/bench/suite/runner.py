@@ -182,7 +182,7 @@ class SuiteRun:
             server=self._server_part(session),
             trial=session.trial,
             status="crashed",
-            begun=datetime.now(UTC).isoformat(timespec="seconds"),
+            begun=datetime.now(UTC).isoformat(timespec="milliseconds"),
             invocation=self.invocation,
             machine=self._machine,
             versions=self._versions,

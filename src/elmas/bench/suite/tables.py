@@ -80,6 +80,18 @@ def summary_tables(results: Results, baseline: str | None) -> list[SummaryTable]
     return [_table(results, workload, baseline) for workload in results.workloads]
 
 
+def machine_line(results: Results) -> str:
+    """Return on what the trials ran, one description per machine and set of versions."""
+    found = []
+    for trial in results.trials:
+        machine = trial.machine
+        gpus = ", ".join(machine.get("gpus") or ())
+        parts = [f"{machine.get('processor')}, {machine.get('cores')} cores", gpus]
+        parts += [f"{name} {version}" for name, version in trial.versions.items()]
+        found.append("; ".join(part for part in parts if part))
+    return " | ".join(dict.fromkeys(found))
+
+
 def _table(results: Results, workload: str, baseline: str | None) -> SummaryTable:
     servers = results.servers(workload)
     shown = [name for name in servers if any(trial.status == "done" for trial in results.of(workload, name))]
