@@ -58,7 +58,12 @@ _Percentiles = Annotated[str, typer.Option(help="percentiles of TTFT, TPOT, ITL 
 _Data = Annotated[
     list[str] | None, typer.Option("--dataset", help="NAME=PATH with sharegpt, mmlu, gaia or trace; repeatable")
 ]
-_Baseline = Annotated[str | None, typer.Option(help="what the others are compared with; default: the first server")]
+_Baseline = Annotated[
+    str | None,
+    typer.Option(
+        help="what the others are compared with; default: apc, else noop, else the first server", show_default=False
+    ),
+]
 
 
 def run(

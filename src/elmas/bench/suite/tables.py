@@ -76,7 +76,8 @@ class SummaryTable:
 
 
 def summary_tables(results: Results, baseline: str | None) -> list[SummaryTable]:
-    """Return one table per workload. `baseline` is what the others are compared with; None: the first server."""
+    """Return one table per workload. `baseline` is what the others are compared with; None: apc, else noop, else
+    the first server."""
     return [_table(results, workload, baseline) for workload in results.workloads]
 
 
@@ -95,9 +96,8 @@ def machine_line(results: Results) -> str:
 def _table(results: Results, workload: str, baseline: str | None) -> SummaryTable:
     servers = results.servers(workload)
     shown = [name for name in servers if any(trial.status == "done" for trial in results.of(workload, name))]
-    base = baseline if baseline in shown else None
-    if baseline is None and shown:
-        base = shown[0]
+    wanted = ("apc", "noop", *shown) if baseline is None else (baseline,)
+    base = next((name for name in wanted if name in shown), None)
     rows: list[tuple[str, tuple[str, ...]]] = []
 
     def row(heading: str, cell: Callable[[str], str]) -> None:
