@@ -111,7 +111,7 @@ class ApplicationWorkload:
         return self.settings.seed
 
     def requests(self) -> list[Request]:
-        """Return all calls, from a rehearsal without a server; the first one takes as long as the application's tools."""
+        """Return all calls, from a rehearsal without a server; the first takes as long as the application's tools."""
         return list(self._rehearsed)
 
     @cached_property

@@ -95,10 +95,15 @@ def synthetic_questions(n_wanted: int, seed: int) -> list[Question]:
     questions = []
     for index in range(n_wanted):
         draw = np.random.default_rng([seed, index])
-        question = sentences(draw, int(draw.integers(*_QUESTION_CHARACTERS)))
-        a, b, c, d = (sentences(draw, int(draw.integers(*_OPTION_CHARACTERS))) for _ in LETTERS)
+        question = _cut(draw, _QUESTION_CHARACTERS)
+        a, b, c, d = (_cut(draw, _OPTION_CHARACTERS) for _ in LETTERS)
         questions.append(Question("synthetic", question, (a, b, c, d), LETTERS[int(draw.integers(len(LETTERS)))]))
     return questions
+
+
+def _cut(random: np.random.Generator, bounds: tuple[int, int]) -> str:
+    length = int(random.integers(*bounds, endpoint=True))
+    return sentences(random, length)[:length].rstrip()
 
 
 def _read_json(path: Path) -> Any:

@@ -47,11 +47,8 @@ is the player whose number is closest to 2/3 of the mean of all numbers named in
 is told the number that won, and the next round begins with the same people.
 
 Keep in mind:
-- The number may have decimals, and 0 and 100 are both allowed.
-- Nobody knows what the others name before the round has ended.
-- You win or lose alone: there are no teams, and talking to others is not possible.
-- Stay the person you are from the first round to the last one.
-- Learn from the rounds before, as far as this person would."""
+- The number may have decimals, and 0 and 100 are allowed.
+- Stay the person you are, and learn as this person would."""
 
 _DIRECT = "Which number do you name? Answer with the number only."
 
