@@ -55,7 +55,7 @@ class SummaryTable:
     servers: tuple[str, ...]
     rows: tuple[tuple[str, tuple[str, ...]], ...]
     notes: tuple[str, ...]
-    """Servers without results, and why."""
+    """Trials without results, and why; and what must be known of the others."""
 
     def rich(self) -> Table:
         """Return the table for a terminal."""
@@ -121,7 +121,7 @@ def _table(results: Results, workload: str, baseline: str | None) -> SummaryTabl
         f"{name}, trial {trial.trial + 1}: {trial.status}: {(trial.reason or '').splitlines()[0]}"
         for name in servers
         for trial in results.of(workload, name)
-        if trial.status != "done"
+        if trial.reason is not None
     )
     return SummaryTable(_title(results.of(workload, servers[0])[0]), tuple(shown), tuple(rows), notes)
 

@@ -161,7 +161,8 @@ class Trial:
     """The command that ran the benchmark."""
     format: int = FORMAT
     reason: str | None = None
-    """Why it was skipped, or how it crashed, with the end of the server's log."""
+    """Why it was skipped, or how it crashed, with the end of the server's log; of a trial that is done, why its caches
+    could not be emptied before."""
     warmup: WarmUp | None = None
     metrics: Metrics | None = None
     tokens: TokenCounts | None = None
