@@ -6,11 +6,18 @@ from hypothesis import strategies as st
 from elmas.scheduling.gathering import MAX_WAIT_S, Gathering
 
 
-def burst(gathering: Gathering, begin_s: float, n: int, interval_s: float, n_only_on_device: int) -> float:
-    """A burst of arrivals at an idle server; returns the time of the last one."""
+def burst(
+    gathering: Gathering, begin_s: float, n: int, interval_s: float, n_only_on_device: int, late_s: float = 0.0
+) -> float:
+    """A burst of arrivals at an idle server, seen so much later; returns when the last one was seen."""
     for i in range(n):
-        gathering.arrived(begin_s + i * interval_s, is_idle=i == 0, n_only_on_device=n_only_on_device)
-    return begin_s + (n - 1) * interval_s
+        gathering.arrived(
+            begin_s + i * interval_s,
+            begin_s + i * interval_s + late_s,
+            is_idle=i == 0,
+            n_only_on_device=n_only_on_device,
+        )
+    return begin_s + (n - 1) * interval_s + late_s
 
 
 def test_a_burst_like_the_one_before_is_waited_for() -> None:
@@ -20,6 +27,13 @@ def test_a_burst_like_the_one_before_is_waited_for() -> None:
     assert gathering.holds_until_s(last_s) > last_s
     last_s = burst(gathering, last_s + 0.001, 40, 0.001, 100)
     assert gathering.holds_until_s(last_s) == last_s, "the burst has come"
+
+
+def test_a_burst_is_waited_for_though_the_scheduler_sees_it_late() -> None:
+    gathering = Gathering()
+    burst(gathering, 0.0, 50, 0.001, 0, late_s=0.1)
+    last_s = burst(gathering, 10.0, 10, 0.001, 100, late_s=0.1)
+    assert gathering.holds_until_s(last_s) > last_s
 
 
 def test_a_burst_that_does_not_go_on_is_not_waited_for() -> None:
@@ -56,7 +70,7 @@ def test_nobody_waits_longer_than_the_bound(arrivals: list[tuple[float, bool, in
         n_only_on_device += n_more
         if held_since_s is not None and gathering.holds_until_s(now_s) <= now_s:
             held_since_s = None
-        gathering.arrived(now_s, is_idle, n_only_on_device)
+        gathering.arrived(now_s, now_s, is_idle, n_only_on_device)
         until_s = gathering.holds_until_s(now_s)
         if until_s > now_s:
             held_since_s = now_s if held_since_s is None else held_since_s

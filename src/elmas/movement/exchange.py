@@ -66,7 +66,7 @@ class Exchange:
         self._has_changed = True
 
     def loaded(self) -> None:
-        """A load has ended: its rows are free to be given away."""
+        """A request has its blocks on the device: its rows are free to be given away."""
         self._has_changed = True
 
     def considered(self, request: str, order: StoreOrder) -> None:

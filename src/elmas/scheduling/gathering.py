@@ -24,10 +24,13 @@ _COMPLETE_SHARE = 0.95
 
 @dataclass
 class _Burst:
-    """Arrivals close to each other, the first of which found an idle server."""
+    """Arrivals close to each other, the first of which found an idle server: when they came, and when the scheduler saw
+    them, which is later the more there are."""
 
     begun_s: float
     last_s: float
+    first_seen_s: float
+    last_seen_s: float
     n_only_on_device: int
     n_arrived: int = 1
 
@@ -43,17 +46,17 @@ class Gathering:
         self._expected: _Burst | None = None
         self._now: _Burst | None = None
 
-    def arrived(self, now_s: float, is_idle: bool, n_only_on_device: int) -> None:
-        """A request has arrived then, whenever the server looks. `is_idle` says that no other one waits or runs,
-        `n_only_on_device` how many blocks of the device host memory has refused or given up so far."""
+    def arrived(self, came_s: float, now_s: float, is_idle: bool, n_only_on_device: int) -> None:
+        """The scheduler sees a request that came to the server at `came_s`. `is_idle` says that no other one waits or
+        runs, `n_only_on_device` how many blocks of the device host memory has refused or given up so far."""
         burst = self._now
-        if burst is not None and now_s - burst.last_s > self._pause_s():
+        if burst is not None and came_s - burst.last_s > self._pause_s():
             self._expected, self._now = burst, None
         if self._now is not None:
-            self._now.last_s = now_s
+            self._now.last_s, self._now.last_seen_s = max(came_s, self._now.last_s), now_s
             self._now.n_arrived += 1
         elif is_idle:
-            self._now = _Burst(now_s, now_s, n_only_on_device)
+            self._now = _Burst(came_s, came_s, now_s, now_s, n_only_on_device)
 
     def holds_until_s(self, now_s: float) -> float:
         """Return until when a request that is not on the device should wait as of now; a time that has passed if it
@@ -66,7 +69,7 @@ class Gathering:
             or burst.n_arrived >= _COMPLETE_SHARE * expected.n_arrived
         ):
             return now_s
-        return min(burst.last_s + self._pause_s(), burst.begun_s + MAX_WAIT_S)
+        return min(burst.last_seen_s + self._pause_s(), burst.first_seen_s + MAX_WAIT_S)
 
     def _pause_s(self) -> float:
         interval_s = self._expected.interval_s if self._expected is not None else 0.0

@@ -145,7 +145,7 @@ class Server:
         request = Live(job, self._n_arrived, n_most_blocks)
         self._n_arrived += 1
         if self.tiers is not None and self._plan.order.window_size > 1:
-            self._gathering.arrived(self._frontend_free_s, self._is_idle(), self.tiers.n_only_on_device)
+            self._gathering.arrived(self._frontend_free_s, self.now_s, self._is_idle(), self.tiers.n_only_on_device)
         if self.tiers is not None:
             self.tiers.add(request, self.now_s)
         is_aside = self.tiers is not None and self.tiers.is_waiting_for_disk(request)

@@ -74,8 +74,9 @@ class ReorderingMixin:
     def _note_arrival(self, request: Any, is_idle: bool) -> None:
         """A request has arrived, at the front end some time before the scheduler sees it."""
         if self._elmas_gathering is not None:
-            arrived_s = time.monotonic() - max(0.0, time.time() - request.arrival_time)
-            self._elmas_gathering.arrived(arrived_s, is_idle, self._elmas_half.n_only_on_device)
+            now_s = time.monotonic()
+            came_s = now_s - max(0.0, time.time() - request.arrival_time)
+            self._elmas_gathering.arrived(came_s, now_s, is_idle, self._elmas_half.n_only_on_device)
 
     def _is_held(self, request: Any) -> bool:
         """Whether a request, the next one, should wait for the rest of a burst."""

@@ -392,6 +392,8 @@ class SchedulerHalf:
         # The newest token has no KV yet; with several steps in flight the count of computed tokens runs ahead.
         n_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
         last = min(n_tokens // self.block_size, len(request.block_hashes))
+        if self._exchange is not None and not tracked.n_complete:
+            self._exchange.loaded()
         tracked.n_complete = last
         first = tracked.n_considered
         if last <= first or self.is_off or not self._settings.store or self.tier.store_allowance <= 0:
@@ -426,6 +428,8 @@ class SchedulerHalf:
         if tracked is None or tracked.begins or tracked.request.status != RequestStatus.RUNNING:
             return None
         n_complete = min(tracked.n_complete, int(tracked.request.num_computed_tokens) // self.block_size)
+        if not n_complete:
+            return None
         hashes: Sequence[BlockHash] = tracked.request.block_hashes[:n_complete]
         return hashes
 
