@@ -97,6 +97,7 @@ REFUSED = {
     "own environment": "open('/proc/self/environ', 'rb').read()",
     "memory file": "os.memfd_create('x')",
     "system v shared memory": "call(29 if x86 else 194, 0, 1 << 20, 0o1600)",
+    "room beyond the limit": "call(285 if x86 else 47, os.open('x', os.O_CREAT | os.O_RDWR), 1, 0, 1 << 30)",
     "fork": "os.fork()",
     "fork by number": "call(57 if x86 else 220, 17, 0, 0, 0, 0)",
     "clone3": "call(435, 0, 0)",
