@@ -15,10 +15,10 @@ from elmas.agents.graph.graph import Graph, GraphResult, State
 from elmas.errors import UserError
 
 _MAX_ROWS = 24
-_WIDTH, _HEIGHT = 150, 22
-_COLUMN_STEP, _ROW_STEP = 230, 30
+_WIDTH, _HEIGHT = 170, 22
+_COLUMN_STEP, _ROW_STEP = 250, 30
 _MARGIN = 20
-_LONGEST_LABEL = 22
+_LONGEST_LABEL = 27
 
 _FILLS = {State.DONE: "#dbeafe", State.FAILED: "#fecaca", State.SKIPPED: "#e5e7eb"}
 _NOT_RUN = "#f3f4f6"
