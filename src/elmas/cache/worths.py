@@ -9,7 +9,8 @@ A block saves the more the deeper it is: to compute a token takes attention to a
 GDSF (Cherkasova 1998); all blocks are of one size.
 
 Hints cannot starve others: where more than one tenant has something in the tier, each may hold its equal share of the
-rows because of hints, what is due first; all else that is its own counts by habit.
+rows because of hints, what is due first. Beyond that, hints decide what it keeps but not how much: all else that is its
+own counts as what stands at the same place in the order by habit.
 """
 
 import numpy as np
@@ -50,7 +51,8 @@ class Worths:
         self._teller: NDArray[np.int32] = np.zeros(0, dtype=np.int32)
         self._said_s: NDArray[np.float64] = np.zeros(0)
         self._span_s: NDArray[np.float64] = np.zeros(0)
-        self._least_hinted: dict[int, float] = {}
+        # Tenants that have raised worth by hints and hold more than their share.
+        self._beyond_share: set[int] = set()
 
     # What happens
 
@@ -149,8 +151,8 @@ class Worths:
             by_hint += by_others
         else:
             by_hint = max(by_hint, 1 / max(SOONEST_S, prefixes.span_s(number)))
-        if by_hint > by_habit and by_hint < self._least_hinted.get(int(self._sessions.tenant_of[session]), 0.0):
-            by_hint = by_habit
+        if self._sessions.tenant_of.item(session) in self._beyond_share:
+            by_hint = min(by_hint, by_habit)
         if self._sessions.is_behind_device:
             by_hint *= _NEW_SHARE
         return by_hint * self._saving(self._depth_of_new(session))
@@ -200,8 +202,9 @@ class Worths:
     def _within_quotas(
         self, units: Rows, by_habit: NDArray[np.float64], by_hint: NDArray[np.float64]
     ) -> NDArray[np.float64]:
-        """Return the worth by hints, and by habit of what a tenant holds by hints beyond its share."""
-        self._least_hinted.clear()
+        """Return the worth by hints; beyond the share of a tenant that has raised some, no more than the worth that
+        stands at the same place among its own by habit: it keeps as many rows there as without hints."""
+        self._beyond_share.clear()
         tenants, number = np.unique(self._tenant[units], return_inverse=True)
         if tenants.size < 2:
             return by_hint
@@ -209,12 +212,19 @@ class Worths:
         share_rows = self._capacity_rows / tenants.size
         is_raised = by_hint > by_habit
         for i, tenant in enumerate(tenants.tolist()):
-            raised = np.flatnonzero(is_raised & (number == i))
-            raised = raised[np.argsort(-by_hint[raised], kind="stable")]
-            beyond = raised[np.cumsum(self._units.n_rows[units[raised]]) > share_rows]
+            own = np.flatnonzero(number == i)
+            if not is_raised[own].any():
+                continue
+            by_due, by_gap = (own[np.argsort(-values[own], kind="stable")] for values in (by_hint, by_habit))
+            n_due = self._units.n_rows[units[by_due]]
+            end_rows = np.cumsum(n_due)
+            is_beyond = end_rows > share_rows
+            beyond = by_due[is_beyond]
             if beyond.size:
-                worth[beyond] = by_habit[beyond]
-                self._least_hinted[tenant] = float(by_hint[beyond[0]])
+                ends_by_gap = np.cumsum(self._units.n_rows[units[by_gap]])
+                same_place = np.searchsorted(ends_by_gap, (end_rows - n_due)[is_beyond], side="right")
+                worth[beyond] = np.minimum(by_hint[beyond], by_habit[by_gap[same_place]])
+                self._beyond_share.add(tenant)
         return worth
 
     def _savings(self, depths_rows: NDArray[np.int64]) -> NDArray[np.float64]:
