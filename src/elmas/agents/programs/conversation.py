@@ -29,12 +29,13 @@ class Turn:
         """Return what a complete answer took."""
         times_s = record.chunk_times_s
         span_s = times_s[-1] - times_s[0] if times_s else 0.0
+        n_later = record.completion_tokens - 1
         return cls(
             prompt_tokens=record.prompt_tokens or None,
             cached_tokens=record.cached_tokens,
             completion_tokens=record.completion_tokens or None,
             ttft_s=record.ttft_s,
-            tokens_per_s=(record.completion_tokens - 1) / span_s if span_s > 0 < record.completion_tokens - 1 else None,
+            tokens_per_s=n_later / span_s if n_later > 0 and span_s > 0 else None,
         )
 
 
