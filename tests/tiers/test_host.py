@@ -79,3 +79,14 @@ def test_populating_backs_every_page_and_keeps_contents() -> None:
     assert _shared_memory_kib() - before_kib > 60 << 10
     assert (region.rows[3] == 9).all()
     assert not region.rows[4:].any()
+
+
+@pytest.mark.parametrize(("n_threads", "numa_node"), [(1, None), (4, 0), (3, 1023), (2, 4096)])
+def test_all_pages_are_backed_and_keep_what_they_hold(n_threads: int, numa_node: int | None) -> None:
+    region = HostRegion.create(37, 4 << 20)
+    region.rows[5, :3] = [1, 2, 3]
+    before_kib = _shared_memory_kib()
+    region.populate_all(n_threads, numa_node)
+    assert _shared_memory_kib() - before_kib > 100 << 10
+    assert region.rows[5, :4].tolist() == [1, 2, 3, 0]
+    region.close()

@@ -8,6 +8,7 @@ creator's /proc entry.
 import ctypes
 import mmap
 import os
+import platform
 import threading
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,11 @@ _MADV_POPULATE_WRITE = 23
 """From Linux 5.14 on; Python does not name it."""
 
 _POPULATE_BYTES = 64 << 20
+
+_SET_MEMPOLICY = {"x86_64": 238, "aarch64": 237}
+"""The number of the system call, which the C library does not have."""
+_MPOL_PREFERRED = 1
+_MOST_NODES = 1024
 
 _libc = ctypes.CDLL(None, use_errno=True)
 
@@ -94,15 +100,16 @@ class HostRegion:
             number = ctypes.get_errno()
             raise OSError(number, os.strerror(number))
 
-    def populate_all(self, n_threads: int = 1) -> None:
-        """Back all pages; returns when it is done. Raises OSError as `populate` does.
+    def populate_all(self, n_threads: int = 1, numa_node: int | None = None) -> None:
+        """Back all pages, with memory of a NUMA node as far as it has any; returns when it is done. Raises OSError as
+        `populate` does.
 
         A first touch of a page costs many times the copy into it: 0.37 s per GiB in one thread, 0.13 s in four.
         """
         n_pieces = -(-self.n_rows * self.row_bytes // _POPULATE_BYTES)
         rows_per_piece = max(1, -(-self.n_rows // n_pieces))
         firsts = range(0, self.n_rows, rows_per_piece)
-        with ThreadPoolExecutor(n_threads, "elmas-populate") as threads:
+        with ThreadPoolExecutor(n_threads, "elmas-populate", lambda: _prefer_node(numa_node)) as threads:
             list(threads.map(lambda first: self.populate(first, min(rows_per_piece, self.n_rows - first)), firsts))
 
     def populate_in_background(self, on_error: Callable[[OSError], None]) -> threading.Thread:
@@ -124,6 +131,17 @@ class HostRegion:
     def close(self) -> None:
         """Close the file; the memory goes with the last process that maps it."""
         os.close(self._fd)
+
+
+def _prefer_node(numa_node: int | None) -> None:
+    """Take the memory that the calling thread touches first from this node, if it has any; no wish where the kernel
+    knows no nodes."""
+    number = _SET_MEMPOLICY.get(platform.machine())
+    if numa_node is None or number is None or not 0 <= numa_node < _MOST_NODES:
+        return
+    mask = (ctypes.c_ulong * (_MOST_NODES // 64))()
+    mask[numa_node // 64] = 1 << numa_node % 64
+    _libc.syscall(number, _MPOL_PREFERRED, mask, _MOST_NODES)
 
 
 def rows_in(capacity_bytes: int, row_bytes: int) -> int:

@@ -9,6 +9,7 @@ import time
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
+from pathlib import Path
 
 import numpy as np
 import torch
@@ -105,7 +106,7 @@ class StreamCopyEngine:
         self._rows_per_registration = max(1, _REGISTER_BYTES // region.row_bytes)
         whole = self._n_bytes.tolist() == self._device_stride.tolist() == [region.row_bytes]
         self._has_whole_rows = whole and shard_offset == 0
-        self._registered = _register(region, self._rows_per_registration)
+        self._registered = _register(region, self._rows_per_registration, _numa_node(device))
         # The lowest priority: a copy must never delay the model's kernels.
         self._load_stream = torch.cuda.Stream(device, priority=0)
         self._store_stream = torch.cuda.Stream(device, priority=0)
@@ -201,14 +202,25 @@ def run_starts(rows: Rows, blocks: Rows, rows_per_registration: int) -> Rows:
     return np.flatnonzero(np.concatenate((np.ones(min(1, rows.size), dtype=np.bool_), ~goes_on)))
 
 
-def _register(region: HostRegion, rows_per_piece: int) -> list[int]:
+def _numa_node(device: torch.device) -> int | None:
+    """Return the NUMA node that the GPU hangs on, None where the system does not say."""
+    properties = torch.cuda.get_device_properties(device)
+    address = f"{properties.pci_domain_id:04x}:{properties.pci_bus_id:02x}:{properties.pci_device_id:02x}.0"
+    try:
+        node = int(Path(f"/sys/bus/pci/devices/{address}/numa_node").read_text())
+    except (OSError, ValueError):
+        return None
+    return node if node >= 0 else None
+
+
+def _register(region: HostRegion, rows_per_piece: int, numa_node: int | None) -> list[int]:
     """Register the region in pieces of whole rows; returns their addresses. No copy may reach over two pieces.
 
     The driver backs pages in one thread (0.38 s per GiB), and pins those that are backed ten times as fast. Raises
     UserError when there is not enough memory.
     """
     try:
-        region.populate_all(_POPULATE_THREADS)
+        region.populate_all(_POPULATE_THREADS, numa_node)
     except OSError as error:
         if error.errno != errno.EINVAL:  # not an old kernel, where the driver backs the pages
             raise UserError(

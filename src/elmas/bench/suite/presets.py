@@ -43,7 +43,10 @@ _GPU_ARGUMENTS = (
     *("--compilation-config", json.dumps({"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"})),
 )
 _GPU_SERVERS = ("apc", "noop", "vllm-offload-lru", "vllm-offload-arc", "vllm-offload-simple", "lmcache", "mt-apc")
-_GPU_SWITCHES = ("async_copies=false", "reorder=false", "load=false", "store=false", "hints=false", "policy=lru")
+_GPU_SWITCHES = (
+    *("async_copies=false", "reorder=false", "gather=false", "exchange=false"),
+    *("load=false", "store=false", "hints=false", "policy=lru"),
+)
 _GPU_DISK_SERVERS = ("vllm-tiering-fs", "mt-apc-no-disk")
 _GPU_DISK_SWITCHES = ("prefetch=false", "cost_gate=false", "disk_write=false")
 _GPU_WORKLOADS = ("rounds_a", "rounds_b", "rounds_c", "no_reuse")
