@@ -165,6 +165,15 @@ def test_profiling_writes_to_an_absolute_directory() -> None:
     assert config == {"profiler": "torch", "torch_profiler_dir": str(Path("traces").absolute())}
 
 
+def test_profiling_gives_the_trace_the_tracks_of_elmas() -> None:
+    def extra(profile_dir: Path | None) -> dict[str, object]:
+        config = json.loads(value(build(profile_dir=profile_dir), "--kv-transfer-config") or "")
+        return dict(config["kv_connector_extra_config"])
+
+    assert extra(Path("traces"))["trace"] is True
+    assert "trace" not in extra(None)
+
+
 def test_a_model_directory_is_served_offline(tmp_path: Path) -> None:
     assert build(model=str(tmp_path)).environment["HF_HUB_OFFLINE"] == "1"
     assert "HF_HUB_OFFLINE" not in build().environment

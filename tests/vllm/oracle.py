@@ -132,6 +132,7 @@ class Server:
                 BLOCK_SIZE,
                 Facts(),
                 files,
+                trace=self.half.trace,
             )
             assert self.disk.wait_until_open(30), "the directory could not be opened"
 
