@@ -11,7 +11,7 @@ import numpy as np
 
 from elmas.agents.endpoint import Endpoint, RequestRecord
 from elmas.bench.counters import read_block_size, read_counters, read_events, read_offloaded_bytes, read_served
-from elmas.bench.load_client import LoadRun, SentRecord, play
+from elmas.bench.load_client import LoadRun, SentRecord, play, run_loop
 from elmas.bench.machine import UsageMeter
 from elmas.bench.suite.accounting import (
     check_counters,
@@ -112,7 +112,7 @@ def measure(
         async with client.endpoint(server) as endpoint:
             return await play(workload, endpoint, on_request)
 
-    run = asyncio.run(run_load())
+    run = run_loop(run_load())
     usage = meter.stop()
     sent = sorted(run.records, key=lambda each: each.record.submitted_s)
     records = [each.record for each in sent]
