@@ -10,8 +10,10 @@ import pytest
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
+from elmas.bench.counters import Served
 from elmas.bench.machine import Usage
 from elmas.bench.rounds import RoundsWorkload
+from elmas.bench.suite.accounting import check_counters, tier_bytes
 from elmas.bench.suite.infinite import CachedRequest, infinite_hit_tokens
 from elmas.bench.suite.plan import Session
 from elmas.bench.suite.results import Results, metrics_of, write_csv
@@ -213,3 +215,26 @@ def test_the_time_left_is_that_of_the_same_trials_then_of_like_ones() -> None:
         "about 10 min left",
         "about 2.5 h left",
     ]
+
+
+def test_the_clients_ttft_must_fit_the_servers_within_its_own_lag() -> None:
+    metrics = trial_of("noop", 0, 2.0).metrics
+    assert metrics is not None
+
+    def agrees(ttft_sum_s: float, most_lag_s: float = 0.0) -> bool:
+        served = Served(n_requests=2, prompt_tokens=100, output_tokens=8, ttft_sum_s=ttft_sum_s)
+        checks = check_counters(metrics, served, most_lag_s)
+        assert [check.agrees for check in checks[:3]] == [True] * 3
+        return checks[3].agrees
+
+    # Two requests of 0.5 s each as the client saw them.
+    assert agrees(0.9)
+    assert not agrees(1.1)  # the server cannot have been later than the client
+    assert not agrees(0.1)
+    assert agrees(0.1, most_lag_s=0.5)
+
+
+def test_bytes_moved_are_counted_in_blocks_or_by_vllm_itself() -> None:
+    assert tier_bytes({"store_blocks": 3, "disk_read_blocks": 2}, {}, 1000) == TierBytes(3000, 0, 0, 2000)
+    assert tier_bytes({}, {"device_to_host": 7}, 1000) == TierBytes(7, 0, 0, 0)
+    assert tier_bytes({"store_blocks": 3}, {}, None) == TierBytes()

@@ -129,7 +129,7 @@ def measure(
     events = {name: value - events_before.get(name, 0.0) for name, value in read_events(after).items()}
     offloaded = {name: value - offloaded_before.get(name, 0) for name, value in read_offloaded_bytes(after).items()}
     served = read_served(after) - read_served(before)
-    checks = check_counters(metrics, served) if tokens is not None and not metrics.n_failed else []
+    checks = check_counters(metrics, served, run.lag.max_s) if tokens is not None and not metrics.n_failed else []
     infinite = None if block_size is None else infinite_tokens(records, block_size)
     return replace(
         blank,
