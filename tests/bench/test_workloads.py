@@ -7,7 +7,7 @@ import random
 from collections import Counter
 from collections.abc import Sequence
 from dataclasses import asdict, replace
-from statistics import mean
+from statistics import mean, pstdev
 from typing import Any
 
 import pytest
@@ -238,6 +238,16 @@ def test_the_guessing_game_has_the_originals_pattern(name: str, n: int) -> None:
     ]
     assert all(answer in prompt for answer, prompt in zip(said, parsed, strict=False))
     assert (mean(len(answer.split()) for answer in said) > 100) == ("cot" in name)
+
+
+def test_bursts_have_the_rate_of_the_steady_arrivals_and_uneven_gaps() -> None:
+    gaps_s = []
+    for name in ("sharegpt", "sharegpt_bursts"):
+        times_s = [begin_s for begin_s, _ in play(workload(name, seed=42)).sent]
+        assert times_s[-1] == pytest.approx(50.0, rel=0.5)
+        gaps_s.append([later - earlier for earlier, later in itertools.pairwise(times_s)])
+    assert pstdev(gaps_s[0]) / mean(gaps_s[0]) == pytest.approx(1.0, abs=0.25)
+    assert pstdev(gaps_s[1]) / mean(gaps_s[1]) > 2.0
 
 
 def test_mmlu_has_two_prompts_per_question_and_hundreds_of_copies() -> None:

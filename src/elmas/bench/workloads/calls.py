@@ -7,6 +7,8 @@ import numpy as np
 
 from elmas.bench.workloads.workload import Request, Vocabulary
 
+_EXACT = {"ignore_eos": True, "return_token_ids": True}
+
 
 def completion(
     prompt: str | Sequence[int],
@@ -25,8 +27,9 @@ def completion(
         "prompt": prompt if isinstance(prompt, str) else list(prompt),
         "max_tokens": n_output_tokens,
         "temperature": 0.0,
-        **({"stop": list(stop)} if stop else {}),
-        **_exactly(n_output_tokens),
+        **_EXACT,
+        # Only where something but the end of the text could stop it: servers pay for it in every step.
+        **({"stop": list(stop), "min_tokens": n_output_tokens} if stop else {}),
     }
     return Request("/completions", fields, agent, turn, round)
 
@@ -39,13 +42,24 @@ def chat(
         "messages": list(messages),
         "max_tokens": n_output_tokens,
         "temperature": 0.0,
-        **_exactly(n_output_tokens),
+        **_EXACT,
     }
     return Request("/chat/completions", fields, agent, turn, round)
 
 
-def _exactly(n_output_tokens: int) -> dict[str, Any]:
-    return {"ignore_eos": True, "min_tokens": n_output_tokens, "return_token_ids": True}
+def arrival_times_s(
+    random: np.random.Generator, number: int, per_s: float, burstiness: float = 1.0
+) -> np.ndarray[Any, np.dtype[np.float64]]:
+    """Return times from the first arrival, 0, on; `per_s` per second on average.
+
+    Gaps are gamma distributed with shape `burstiness`: 1 is a Poisson process, less comes in bursts (as in vLLM's own
+    benchmark).
+    """
+    times_s: np.ndarray[Any, np.dtype[np.float64]] = np.cumsum(
+        random.gamma(burstiness, 1 / (per_s * burstiness), number)
+    )
+    times_s -= times_s[0]
+    return times_s
 
 
 class Tokens:

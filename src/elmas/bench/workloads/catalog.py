@@ -38,6 +38,10 @@ def _sharegpt(seed: int, datasets: Datasets, vocabulary: Vocabulary) -> Workload
     return ShareGpt("sharegpt", 200, 4.0, seed, vocabulary, datasets.sharegpt)
 
 
+def _sharegpt_bursts(seed: int, datasets: Datasets, vocabulary: Vocabulary) -> Workload:
+    return ShareGpt("sharegpt_bursts", 200, 4.0, seed, vocabulary, datasets.sharegpt, burstiness=0.1)
+
+
 def _generative_agents(seed: int, datasets: Datasets, vocabulary: Vocabulary) -> Workload:
     return GenerativeAgents("generative_agents", n_calls=200, n_people=4, seed=seed)
 
@@ -162,6 +166,7 @@ _MAKERS: dict[str, tuple[str, Make]] = {
         "800 participants, 5 rounds, chain of thought",
         partial(_guessing_game, "guessing_game_e2e_cot", 800, True),
     ),
+    "sharegpt_bursts": ("sharegpt, but the same number of questions comes in bursts", _sharegpt_bursts),
     "tool_agents": ("64 agents that pause for tools of random length, 4 to 10 turns", _tool_agents),
     "deep_research": ("16 investigations: plan, 8 sub-agents on a document of 4,096 tokens, synthesis", _deep_research),
     "replay": ("a trace in the Mooncake format at its own times", _replay),

@@ -7,9 +7,7 @@ still there for the last sub-agent, and when the orchestrator comes back after t
 from dataclasses import dataclass, replace
 from typing import Self
 
-import numpy as np
-
-from elmas.bench.workloads.calls import Tokens, completion, fewer
+from elmas.bench.workloads.calls import Tokens, arrival_times_s, completion, fewer
 from elmas.bench.workloads.steps import AtOnce, Due, InTurn, Pause, Scripted, Step
 from elmas.bench.workloads.workload import Vocabulary
 
@@ -52,8 +50,7 @@ class DeepResearch(Scripted):
     def make_script(self) -> Step:
         """Return the investigations with the times at which they begin."""
         draw = Tokens(self.seed, self.vocabulary).random(_ARRIVAL)
-        gaps_s = draw.exponential(1 / self.investigations_per_s, self.n_investigations)
-        begin_s = np.cumsum(gaps_s) - gaps_s[0]
+        begin_s = arrival_times_s(draw, self.n_investigations, self.investigations_per_s)
         return AtOnce(tuple(Due(float(due_s), self._investigation(index)) for index, due_s in enumerate(begin_s)))
 
     def _investigation(self, index: int) -> Step:

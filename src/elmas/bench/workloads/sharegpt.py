@@ -6,7 +6,7 @@ from typing import Self
 
 import numpy as np
 
-from elmas.bench.workloads.calls import Tokens, completion, fewer
+from elmas.bench.workloads.calls import Tokens, arrival_times_s, completion, fewer
 from elmas.bench.workloads.datasets import is_wanted, read_sharegpt
 from elmas.bench.workloads.steps import AtOnce, Due, Scripted, Step
 from elmas.bench.workloads.workload import Vocabulary
@@ -21,7 +21,7 @@ _ANSWER_MEDIAN, _ANSWER_SIGMA = 130.0, 1.0
 
 @dataclass(frozen=True)
 class ShareGpt(Scripted):
-    """Independent requests at random times: a Poisson process of `requests_per_s`."""
+    """Independent requests at random times, `requests_per_s` on average."""
 
     name: str
     n_requests_wanted: int
@@ -29,6 +29,8 @@ class ShareGpt(Scripted):
     seed: int
     vocabulary: Vocabulary
     dataset: Path | None = None
+    burstiness: float = 1.0
+    """Of the arrivals, as for `arrival_times_s`: 1 is a Poisson process."""
 
     def scaled(self, factor: float) -> Self:
         """Return the workload with fewer requests at the same rate."""
@@ -42,7 +44,7 @@ class ShareGpt(Scripted):
         """Return all requests with the times at which they are due."""
         n_requests, tokens = self.n_requests_wanted, Tokens(self.seed, self.vocabulary)
         pairs = self._synthetic(tokens) if self.dataset is None else self._recorded(self.dataset)
-        due_s = np.cumsum(tokens.random(_ARRIVAL).exponential(1 / self.requests_per_s, n_requests))
+        due_s = arrival_times_s(tokens.random(_ARRIVAL), n_requests, self.requests_per_s, self.burstiness)
         return AtOnce(
             tuple(
                 Due(float(time_s), completion(prompt, n_answer, agent=f"person-{index:05}"))

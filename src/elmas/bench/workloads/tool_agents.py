@@ -8,9 +8,7 @@ what a tier is for.
 from dataclasses import dataclass, replace
 from typing import Self
 
-import numpy as np
-
-from elmas.bench.workloads.calls import Tokens, completion, fewer
+from elmas.bench.workloads.calls import Tokens, arrival_times_s, completion, fewer
 from elmas.bench.workloads.steps import AtOnce, Due, InTurn, Pause, Scripted, Step
 from elmas.bench.workloads.workload import Vocabulary
 
@@ -51,12 +49,9 @@ class ToolAgents(Scripted):
 
     def make_script(self) -> Step:
         """Return the agents with the times at which they come."""
-        arrivals = Tokens(self.seed, self.vocabulary).random(_ARRIVAL).exponential(1 / self.agents_per_s, self.n_agents)
-        return AtOnce(
-            tuple(
-                Due(float(due_s), self._agent(index)) for index, due_s in enumerate(np.cumsum(arrivals) - arrivals[0])
-            )
-        )
+        draw = Tokens(self.seed, self.vocabulary).random(_ARRIVAL)
+        arrivals_s = arrival_times_s(draw, self.n_agents, self.agents_per_s)
+        return AtOnce(tuple(Due(float(due_s), self._agent(index)) for index, due_s in enumerate(arrivals_s)))
 
     def _agent(self, index: int) -> Step:
         tokens = Tokens(self.seed, self.vocabulary)
