@@ -13,7 +13,9 @@ CONFIDENCES: Mapping[str, float] = {"certain": 1.0, "high": 0.5, "medium": 0.2, 
 VERDICTS = ("sure", "maybe", "impossible")
 
 MAX_PROPOSALS = 5
-PROPOSE_TOKENS = 40 * MAX_PROPOSALS + 40
+PROPOSE_TOKENS = 56 * MAX_PROPOSALS + 40
+"""Enough for a tokenizer that knows single letters only: an answer that is cut off proposes nothing."""
+
 JUDGE_TOKENS = 30
 
 _WORD = re.compile(rf"[A-Z]{{{SIZE}}}")
