@@ -39,6 +39,8 @@ class CachingStub:
     """Requests after which every connection is closed, until `revive`."""
     fails: bool = False
     blocks: set[bytes] = field(default_factory=set)
+    profiler_orders: list[str] = field(default_factory=list)
+    """Each with the number of requests before it."""
     n_served: int = 0
     prompt_tokens: int = 0
     cached_tokens: int = 0
@@ -103,6 +105,10 @@ class CachingStub:
             self.blocks.clear()
         return web.json_response({"success": True})
 
+    async def profile(self, request: web.Request) -> web.Response:
+        self.profiler_orders.append(f"{request.path} after {self.n_served}")
+        return web.Response()
+
     async def metrics(self, request: web.Request) -> web.Response:
         source = "vllm:prompt_tokens_by_source_total"
         computed = self.prompt_tokens - self.cached_tokens
@@ -125,10 +131,12 @@ class StubServers:
         self.stub = stub
         self.started: list[str] = []
         self.disks: list[Path | None] = []
+        self.profile_dirs: list[Path | None] = []
         self.do_not_start: set[str] = set()
 
     def arm_command(self, arm: str, shape: Any) -> ServerCommand:
         self.disks.append(shape.disk)
+        self.profile_dirs.append(shape.profile_dir)
         return ServerCommand(("serve", arm), {}, "127.0.0.1", 1)
 
     @contextmanager
@@ -177,6 +185,8 @@ def caching_stub() -> Iterator[CachingStub]:
         app.router.add_post("/reset_prefix_cache", stub.reset)
         app.router.add_get("/v1/models", stub.models)
         app.router.add_get("/metrics", stub.metrics)
+        app.router.add_post("/start_profile", stub.profile)
+        app.router.add_post("/stop_profile", stub.profile)
         runner = web.AppRunner(app, shutdown_timeout=0.1)
         await runner.setup()
         await web.TCPSite(runner, "127.0.0.1", 0).start()

@@ -216,6 +216,17 @@ def test_every_server_has_an_empty_disk_directory_of_its_own_that_is_removed(
     assert list((tmp_path / "disk").iterdir()) == []
 
 
+def test_a_profiler_runs_during_the_measurement_and_writes_below_the_results(
+    servers: StubServers, tmp_path: Path
+) -> None:
+    plan = plan_with(workloads=(SMALL,), servers=("noop",), settings=replace(SETTINGS, profiling=True))
+    run(plan, tmp_path)
+    assert servers.stub.profiler_orders == ["/start_profile after 7", "/stop_profile after 13"]
+    assert servers.profile_dirs[-1] == tmp_path / "traces" / "noop+small+trial+1"
+    with pytest.raises(UserError, match="profile_dir was traces, is None"):
+        run(replace(plan, settings=SETTINGS), tmp_path)
+
+
 def test_after_a_restart_the_workload_is_played_again_with_what_is_on_disk(
     servers: StubServers, tmp_path: Path
 ) -> None:

@@ -47,6 +47,8 @@ class ServerShape:
     disk: Path | None = None
     """Directory of the disk tier, for the arms that have one; None: no arm has."""
     disk_capacity: str | None = None
+    profile_dir: Path | None = None
+    """Where a server with a profiler writes its traces; None: no profiler."""
 
     @property
     def device_tokens(self) -> int:
@@ -109,6 +111,7 @@ def arm_command(arm: str, shape: ServerShape) -> ServerCommand:
         port=shape.port or free_port(),
         cache=CacheSettings.parse({"host_memory": shape.host_memory, **disk}),
         device_memory_bytes=device_memory_bytes,
+        profile_dir=shape.profile_dir,
         dev_mode=True,
         vllm_arguments=(*arguments, *shape.vllm_arguments),
     )

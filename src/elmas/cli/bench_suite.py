@@ -90,6 +90,12 @@ def run(
     restart: Annotated[
         bool, typer.Option("--restart", help="stop each server after its workload, start it again and play once more")
     ] = False,
+    profiling: Annotated[
+        bool,
+        typer.Option(
+            "--profiling", help="profile every trial: traces for Perfetto below --result-dir; slower, so not to compare"
+        ),
+    ] = False,
     percentiles: _Percentiles = "90,95,99",
     dataset: _Data = None,
     endpoint: Annotated[
@@ -107,9 +113,10 @@ def run(
 
     external = None
     if endpoint is not None:
-        if servers is not None or restart or context.args:
+        if servers is not None or restart or profiling or context.args:
             raise UserError(
-                "--endpoint measures a server that runs already: drop --servers, --restart and arguments for vLLM"
+                "--endpoint measures a server that runs already: "
+                "drop --servers, --restart, --profiling and arguments for vLLM"
             )
         external = ExternalServer.connect(endpoint, model, os.environ.get("OPENAI_API_KEY", ""))
     choices = Choices(
@@ -130,6 +137,7 @@ def run(
         max_model_len=max_model_len,
         fresh_servers=fresh_servers,
         restarts=restart,
+        profiling=profiling,
         percentiles=_percentages(percentiles),
         vllm_arguments=tuple(context.args),
     )

@@ -4,9 +4,11 @@ import asyncio
 import hashlib
 import struct
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager, nullcontext
 from dataclasses import dataclass, field, replace
 
+import httpx
 import numpy as np
 
 from elmas.agents.endpoint import Endpoint, RequestRecord
@@ -29,6 +31,9 @@ from elmas.errors import UserError
 _WARM_UP_REQUESTS = 4
 _WARM_UP_TOKENS = 512
 _PROBE_BLOCKS = 4
+_PROFILER_TIMEOUT_S = 600.0
+"""Writing the trace of a long run takes minutes."""
+
 _SETTLE_S = 2.0
 """How long the server's counters may take to show the end of the last request."""
 
@@ -98,11 +103,14 @@ def measure(
     client: Client,
     block_bytes: int | None,
     on_request: Callable[[], None],
+    *,
     begins_empty: bool = True,
+    profiling: bool = False,
 ) -> Trial:
     """Play `workload` and return `blank` with everything that was measured; `on_request` is called per ended request.
 
-    `begins_empty` says that no cache may serve more than this workload itself has put there.
+    `begins_empty` says that no cache may serve more than this workload itself has put there. `profiling` runs the
+    server's profiler meanwhile.
     Raises httpx.HTTPError when the server's counters cannot be read any more: it has ended.
     """
     before = server.metrics()
@@ -112,8 +120,9 @@ def measure(
         async with client.endpoint(server) as endpoint:
             return await play(workload, endpoint, on_request)
 
-    run = run_loop(run_load())
-    usage = meter.stop()
+    with _profiler(server) if profiling else nullcontext():
+        run = run_loop(run_load())
+        usage = meter.stop()
     sent = sorted(run.records, key=lambda each: each.record.submitted_s)
     records = [each.record for each in sent]
     metrics = summarise(records, client.percentiles)
@@ -154,6 +163,14 @@ def measure(
         counters_check=checks,
         violations=find_violations(records, checks, tokens, infinite if begins_empty else None, block_size),
     )
+
+
+@contextmanager
+def _profiler(server: RunningServer) -> Iterator[None]:
+    """Run the profiler of a server that has one; its traces are written in the end."""
+    httpx.post(f"{server.base_url}/start_profile", timeout=_PROFILER_TIMEOUT_S).raise_for_status()
+    yield
+    httpx.post(f"{server.base_url}/stop_profile", timeout=_PROFILER_TIMEOUT_S).raise_for_status()
 
 
 def _rounds(sent: Sequence[SentRecord], begun_s: float) -> list[Round]:

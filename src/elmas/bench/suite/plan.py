@@ -21,6 +21,9 @@ from elmas.serve.configurations import configuration
 ENDPOINT = "endpoint"
 """The name in the results of a server that the suite did not start."""
 
+TRACES = "traces"
+"""The folder of profiles below a result directory."""
+
 _LEAST_RUNNING = 8
 _MOST_RUNNING = 256
 
@@ -40,6 +43,8 @@ class ServerSettings:
     max_model_len: int | None = None
     """None: what the longest request needs."""
     vllm_arguments: tuple[str, ...] = ()
+    profiling: bool = False
+    """Whether servers have a profiler that runs during each trial, which makes them slower."""
 
     def shape(self, workloads: Sequence[Workload]) -> ServerShape:
         """Return the server that can play all of `workloads`; raises UserError when its sizes cannot work."""
@@ -58,6 +63,7 @@ class ServerSettings:
             block_size=self.block_size,
             disk=self.disk,
             disk_capacity=self.disk_capacity,
+            profile_dir=Path(TRACES) if self.profiling else None,
         )
         shape.check()
         return shape

@@ -75,6 +75,7 @@ class Choices:
     max_model_len: int | None = None
     fresh_servers: bool | None = None
     restarts: bool = False
+    profiling: bool = False
     percentiles: tuple[float, ...] = PERCENTILES
     vllm_arguments: tuple[str, ...] = ()
 
@@ -108,6 +109,7 @@ class Choices:
             max_running=self.max_running or max_running,
             max_model_len=self.max_model_len,
             vllm_arguments=self.vllm_arguments,
+            profiling=self.profiling,
         )
         names = self.benchmarks or tuple(benchmarks)
         plan = SuitePlan(

@@ -18,7 +18,7 @@ from elmas.bench.counters import read_block_size
 from elmas.bench.machine import describe_machine, describe_versions
 from elmas.bench.progress import RunProgress
 from elmas.bench.suite.measure import Client, caches_are_empty, measure, warm_up
-from elmas.bench.suite.plan import Session, SuitePlan, restarted, sessions, shape_parameters, workload_part
+from elmas.bench.suite.plan import TRACES, Session, SuitePlan, restarted, sessions, shape_parameters, workload_part
 from elmas.bench.suite.resume import LOGS, is_finished
 from elmas.bench.suite.servers import ExternalServer, RunningServer, block_bytes, own_disk
 from elmas.bench.suite.time_left import TimeLeft, about
@@ -126,6 +126,8 @@ class SuiteRun:
             yield self.endpoint, replace(part, command=self.endpoint.base_url)
             return
         begin_s = time.monotonic()
+        if shape.profile_dir is not None:
+            shape = replace(shape, profile_dir=self.directory / TRACES / log_path.stem)
         command = arm_command(session.server, shape)
         with running_server(command, log_path) as (server, ready_s):
             self._time_left.starts_s.append(time.monotonic() - begin_s)
@@ -150,7 +152,8 @@ class SuiteRun:
             blank = replace(blank, server=replace(part, fresh=fresh), warmup=warmed, reason=note)
             self.progress.stage(_title(session, workload), workload.n_requests)
             bytes_per_block = self._block_bytes(session)
-            trial = measure(server, workload, blank, self.client, bytes_per_block, self.progress.advance)
+            advance, profiling = self.progress.advance, self.plan.settings.profiling
+            trial = measure(server, workload, blank, self.client, bytes_per_block, advance, profiling=profiling)
             remaining.popleft()
             self._time_left.add(workload, session.server, time.monotonic() - begin_s)
             self._keep(trial, replace(session, workloads=tuple(remaining)))
