@@ -42,7 +42,26 @@ def test_ratios_are_of_trials_with_the_same_number() -> None:
     assert (ratio.value, ratio.low, ratio.high, ratio.n) == pytest.approx((0.5, 0.5, 0.5, 2))
     head = headline(collect(trials))
     assert head is not None
-    assert (head.ratio, head.base) == ("2.00×", "apc")
+    assert (head.ratio, head.base, head.interval) == ("2.00×", "apc", "95% interval 2.00 to 2.00")
+
+
+def test_the_headline_needs_more_than_one_trial_and_says_when_nothing_is_shown() -> None:
+    def trials(*seconds: float) -> list[Trial]:
+        made = [_with_jct(make_trial("w", "apc", number), 10.0) for number in range(len(seconds))]
+        return made + [_with_jct(make_trial("w", "mt-apc", number), each) for number, each in enumerate(seconds)]
+
+    assert headline(collect(trials(5.0))) is None
+    head = headline(collect(trials(8.0, 12.0, 11.0, 9.0)))
+    assert head is not None
+    assert head.interval.endswith("which shows no difference")
+
+
+def test_a_busy_machine_is_said_first() -> None:
+    trials = make_trials(["w"], ["apc", "mt-apc"], n_trials=1)
+    usage = trials[0].usage
+    assert usage is not None
+    trials[0] = replace(trials[0], usage=replace(usage, other_cpu_s=usage.wall_s))
+    assert findings(collect(trials))[0].text.startswith("Other programs used up to 50% of the processors")
 
 
 def test_a_trial_without_partner_has_no_ratio() -> None:

@@ -15,6 +15,9 @@ _MOST_EXAMPLES = 3
 _LATE_S = 0.02
 """A client that is later than this at P99 measures itself."""
 
+_BUSY_SHARE = 0.1
+"""Of all processors. More than that in other hands changes times by as much as servers differ."""
+
 Level = Literal["good", "note", "bad"]
 
 
@@ -57,7 +60,7 @@ def findings(results: Results) -> list[Finding]:
     found.append(_source_finding(results))
     if results.workloads and max(workload.n_trials for workload in results.workloads) < 2:
         found.append(Finding("note", "One trial each: no intervals can be given"))
-    found.append(_lag_finding(results))
+    found += [_lag_finding(results), _load_finding(results)]
     order: list[Level] = ["bad", "note", "good"]
     return sorted((each for each in found if each is not None), key=lambda each: order.index(each.level))
 
@@ -174,6 +177,21 @@ def _lag_finding(results: Results) -> Finding | None:
     late = max(lags)
     level: Level = "note" if late > _LATE_S else "good"
     return Finding(level, f"Client lag P99 at most {late * 1000:.1f} ms")
+
+
+def _load_finding(results: Results) -> Finding | None:
+    """Other programs take time from a server, and not from all alike."""
+    shares = [
+        trial.usage.other_cpu_s / (trial.usage.wall_s * trial.machine.get("cores", 1))
+        for _, server in _each(results)
+        for trial in server.done
+        if trial.usage is not None and trial.usage.wall_s > 0
+    ]
+    if not shares or max(shares) < _BUSY_SHARE:
+        return None
+    return Finding(
+        "bad", f"Other programs used up to {100 * max(shares):.0f}% of the processors: times are not comparable"
+    )
 
 
 def _each(results: Results) -> Iterable[tuple[WorkloadResult, ServerResult]]:

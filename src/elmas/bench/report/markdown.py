@@ -18,7 +18,7 @@ def markdown(results: Results) -> str:
     for key, heading in _RATIOS.items():
         if any(key in server.ratios for workload in results.workloads for server in workload.servers):
             note = "baseline's value divided by the server's" if FIGURES[key].is_lower_better else "server's value"
-            lines += ["", f"**{heading}** ({FIGURES[key].heading.lower()}: {note})", ""]
+            lines += ["", f"**{heading}** ({FIGURES[key].heading}: {note})", ""]
             lines += _table(speed_table(results, key), "server")
     for workload in results.workloads:
         lines += _workload(workload)

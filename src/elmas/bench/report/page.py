@@ -4,7 +4,6 @@ Plots are HTML boxes and small SVG curves whose places are percentages (`plots`)
 texts keep their size.
 """
 
-import math
 from dataclasses import dataclass, replace
 from importlib.metadata import version
 from typing import Any
@@ -15,7 +14,7 @@ from elmas.bench.report import findings, plots, tables
 from elmas.bench.report.colors import looks
 from elmas.bench.report.figures import FIGURES, PLOTTED, SUMMARISED
 from elmas.bench.report.markdown import machine_text
-from elmas.bench.report.results import TIERS, Results, WorkloadResult, collect
+from elmas.bench.report.results import TIERS, Results, WorkloadResult, collect, speed
 from elmas.bench.report.scales import Tick
 
 ABLATION = (
@@ -66,6 +65,7 @@ class Headline:
     server: str
     base: str
     ratio: str
+    interval: str
     n_workloads: int
 
 
@@ -95,20 +95,18 @@ def page(results: Results) -> str:
 
 
 def headline(results: Results) -> Headline | None:
-    """Return the speed of mt-apc over all workloads that it and the baseline completed; None for none.
+    """Return the speed of mt-apc over all workloads that it and the baseline completed.
 
-    It is the geometric mean of the ratios of job completion times, which does not depend on which of the two is called
-    the baseline (Fleming and Wallace, "How not to lie with statistics", CACM 1986).
+    None without it, and for a single trial: a number without an interval must not be the largest thing on a page.
     """
-    if results.baseline == _HEADLINED:
+    found = speed(results, _HEADLINED) if results.baseline != _HEADLINED else None
+    if found is None or found[0].low is None or found[0].high is None:
         return None
-    servers = [workload.of(_HEADLINED) for workload in results.workloads]
-    logs = [
-        -math.log(server.ratios["jct"].value) for server in servers if server is not None and "jct" in server.ratios
-    ]
-    if not logs:
-        return None
-    return Headline(_HEADLINED, results.baseline, f"{math.exp(sum(logs) / len(logs)):.2f}×", len(logs))
+    estimate, n_workloads = found
+    interval = f"95% interval {estimate.low:.2f} to {estimate.high:.2f}"
+    if found[0].low <= 1 <= found[0].high:
+        interval += ", which shows no difference"
+    return Headline(_HEADLINED, results.baseline, f"{estimate.value:.2f}×", interval, n_workloads)
 
 
 def ablations(results: Results) -> list[_Ablation]:

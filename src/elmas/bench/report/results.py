@@ -3,6 +3,7 @@
 Trials with one number belong together: they ran next to each other in time. Ratios are of such pairs.
 """
 
+import math
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 
@@ -132,6 +133,29 @@ def ratios(trials: Sequence[Trial], base: Sequence[Trial]) -> dict[str, Estimate
         if estimate is not None:
             found[key] = estimate
     return found
+
+
+def speed(results: Results, name: str) -> tuple[Estimate, int] | None:
+    """Return how many times as fast as the baseline a server finished its jobs, and on how many workloads; or None.
+
+    It is the geometric mean over the workloads that both completed, which does not depend on which of the two is called
+    the baseline (Fleming and Wallace, "How not to lie with statistics", CACM 1986). The interval is over trials.
+    """
+    jct = FIGURES["jct"]
+    by_number: dict[int, list[float]] = {}
+    n_workloads = 0
+    for workload in results.workloads:
+        server, base = workload.of(name), workload.of(results.baseline)
+        if server is None or base is None:
+            continue
+        ours, theirs = ({trial.trial: jct.of(trial) for trial in each.done} for each in (server, base))
+        pairs = {number: (theirs[number], value) for number, value in ours.items() if value and theirs.get(number)}
+        n_workloads += bool(pairs)
+        for number, (base_s, own_s) in pairs.items():
+            by_number.setdefault(number, []).append(math.log((base_s or 0.0) / (own_s or 1.0)))
+    means = [math.exp(sum(logs) / len(logs)) for logs in by_number.values() if len(logs) == n_workloads]
+    estimate = ratio_estimate(means, [1.0] * len(means))
+    return None if estimate is None else (estimate, n_workloads)
 
 
 def inverse(ratio: Estimate) -> Estimate:
