@@ -189,6 +189,19 @@ def test_a_call_that_keeps_failing_is_reported_and_the_others_play_on(thinks_alo
     assert all(each.average == 5.0 for each in result.rounds)
 
 
+def test_a_participant_whose_node_fails_is_reported_and_the_others_play_on() -> None:
+    def script(player: int, index: int) -> str:
+        if player == 2:
+            raise ValueError("a mistake of the asker")
+        return guess(5)
+
+    result, _ = run(script)
+    assert [failure[:2] for failure in result.failures] == [(index, 2) for index in range(3)]
+    assert [each.average for each in result.rounds] == [5.0] * 3
+    assert result.run is not None
+    assert result.run.failures[0] == ("player 3, round 1", "ValueError: a mistake of the asker")
+
+
 def test_two_thousand_participants_play_in_one_process() -> None:
     result, asker = run(lambda player, index: guess(player % 101), GameSettings(2000, 3))
     assert [len(each.turns) for each in result.rounds] == [2000] * 3
