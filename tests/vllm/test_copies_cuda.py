@@ -1,5 +1,6 @@
 """The CUDA copy engine: every byte of a block goes where it belongs. Skipped where there is no GPU."""
 
+import time
 from functools import partial
 
 import pytest
@@ -9,6 +10,7 @@ from elmas.cache.rows import as_rows
 from elmas.movement.transfers import Transfer
 from elmas.tiers.host import HostRegion, align_row
 from elmas.vllm.geometry import geometry_of
+from elmas.vllm.tracing import LOADS, STORES, Trace
 from tests.vllm.test_copies import check_round_trip, kv_caches
 
 pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
@@ -37,6 +39,29 @@ def test_a_store_sees_what_was_launched_before_it() -> None:
     assert engine.poll().stores == [0]
     assert (region.rows[0].view("float32")[: 1 << 20] == 1.0).all()
     engine.close()
+
+
+def test_copies_are_recorded_with_the_times_of_the_device() -> None:
+    from elmas.vllm.copy_cuda import StreamCopyEngine
+
+    geometry = geometry_of({"layer.0": torch.zeros(2, 1, 1, 1 << 22, device="cuda")}, 2)
+    region = HostRegion.create(2, align_row(geometry.block_bytes))
+    trace = Trace()
+    engine = StreamCopyEngine(torch.device("cuda"), geometry, region, 0, trace)
+    begin_ns = time.time_ns()
+    engine.submit([], [Transfer(0, "a", as_rows([0]), [1])])
+    engine.wait_for_all()
+    engine.submit([Transfer(1, "b", as_rows([0]), [0])], [])
+    engine.wait_for_all()
+    end_ns = time.time_ns()
+    engine.poll()
+    engine.close()
+    stored, loaded = trace.take()
+    assert (stored.track, loaded.track) == (STORES, LOADS)
+    assert stored.arguments["bytes"] == loaded.arguments["bytes"] == geometry.block_bytes
+    slack_ns = 10**6
+    assert begin_ns - slack_ns <= stored.begin_ns < stored.end_ns <= loaded.begin_ns + slack_ns
+    assert loaded.begin_ns < loaded.end_ns <= end_ns + slack_ns
 
 
 def on_gpu(caches: dict[str, torch.Tensor]) -> dict[str, torch.Tensor]:
