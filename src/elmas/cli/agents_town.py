@@ -30,7 +30,7 @@ _MOST_ROWS = 30
 
 def town(
     num_agents: Annotated[int, typer.Option(help="people who live in the town")] = 5,
-    num_ticks: Annotated[int, typer.Option(help="steps of the town's clock, from 6 in the morning")] = 12,
+    num_ticks: Annotated[int, typer.Option(help="steps of the town's clock, from 6 in the morning")] = 8,
     minutes_per_tick: Annotated[int, typer.Option(help="how far the clock moves per step")] = 15,
     model: ModelOption = None,
     base_url: BaseUrlOption = None,

@@ -21,7 +21,7 @@ class TownSettings:
     """Size of one run; equal settings give the same people, plans and news."""
 
     n_agents: int = 5
-    n_ticks: int = 12
+    n_ticks: int = 8
     seed: int = 0
     minutes_per_tick: int = 15
     """How far the town's clock moves per tick."""
