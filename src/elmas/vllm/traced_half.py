@@ -34,8 +34,8 @@ class TracedSchedulerHalf(SchedulerHalf):
         super().add(request)
         plans = [name.removeprefix(_PLANS) for name, n in self._plans().items() if n != before[name]]
         self._note_prefetch(request)
-        arguments = {"prompt tokens": request.num_tokens, "disk": ", ".join(plans) or "nothing to read"}
-        self._mark("arrives", request_id, **arguments)
+        arguments = {"prompt tokens": request.num_tokens, "blocks to read": self.n_blocks_coming(request)}
+        self._mark("arrives", request_id, **arguments, **({"disk plan": plans[0]} if plans else {}))
 
     def offer(self, request: Any, n_device_tokens: int) -> int | None:
         """The request's turn has come: something to load, something to wait for, or nothing."""
@@ -52,7 +52,11 @@ class TracedSchedulerHalf(SchedulerHalf):
         """The request begins."""
         super().accept(request, block_ids, n_load_tokens)
         request_id = request.request_id
-        n_device = self._device_tokens.pop(request_id, 0)
+        n_device = self._device_tokens.pop(request_id, None)
+        if n_device is None:
+            # vLLM takes it up a second time once its load is there, and asks for no offer then.
+            self._mark("has its load", request_id)
+            return
         waited_ns = time.time_ns() - self._arrived_ns.get(request_id, time.time_ns())
         self._mark(
             "loads" if n_load_tokens else "computes",
