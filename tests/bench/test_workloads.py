@@ -309,6 +309,24 @@ def test_prompts_stay_within_the_vocabulary(name: str) -> None:
     assert {token for request in each.requests() for token in request.fields["prompt"]} == set(range(50, 61))
 
 
+def test_numbers_of_a_workload_can_follow_its_name() -> None:
+    changed = workload("small:n_agents=7:n_rounds=2", seed=1)
+    assert changed.n_requests == 14
+    assert changed.name == "small:n_agents=7:n_rounds=2"
+    assert changed.requests()[0].fields == workload("small", seed=1).requests()[0].fields
+    half, whole = (play(workload(f"replay:n_requests_wanted=9:time_scale={scale}", seed=1)) for scale in (0.5, 1))
+    assert half.sent[-1][0] == pytest.approx(whole.sent[-1][0] / 2)
+    assert workload("app_guessing_game:n_participants=3:n_rounds=2", seed=1).n_requests == 6
+    with pytest.raises(
+        UserError, match="'agents' in 'small:agents=7' is no number of this workload: choose from n_agents"
+    ):
+        workload("small:agents=7", seed=1)
+    with pytest.raises(UserError, match="n_agents is 'x' in 'small:n_agents=x': give a whole number"):
+        workload("small:n_agents=x", seed=1)
+    with pytest.raises(UserError, match="give more than 0"):
+        workload("replay:time_scale=0", seed=1)
+
+
 def test_unknown_names_and_numbers_are_one_clear_line() -> None:
     with pytest.raises(UserError, match="no workload 'sharegtp': choose from sharegpt, generative_agents"):
         workload("sharegtp", seed=1)

@@ -1,11 +1,13 @@
 """All workloads by name, with their numbers. The first eight are the original suite's."""
 
-from collections.abc import Callable
-from dataclasses import replace
+from collections.abc import Callable, Sequence
+from dataclasses import fields, replace
 from functools import partial
+from typing import Any, cast
 
 from elmas.bench.rounds import RoundsWorkload
 from elmas.bench.workloads.applications import (
+    ApplicationWorkload,
     crosswords_application,
     gaia_application,
     guessing_game_application,
@@ -204,13 +206,44 @@ WORKLOADS = {name: Definition(name, summary, make) for name, (summary, make) in 
 def workload(
     name: str, *, seed: int, datasets: Datasets | None = None, vocabulary: Vocabulary | None = None
 ) -> Workload:
-    """Return the workload of a name at its full size; raises UserError that lists the names for an unknown one."""
-    definition = WORKLOADS.get(name)
+    """Return the workload of a name at its full size; raises UserError that lists the names for an unknown one.
+
+    Numbers of the workload may follow the name: "replay:time_scale=0.5:block_tokens=64".
+    """
+    base, *changes = name.split(":")
+    definition = WORKLOADS.get(base)
     if definition is None:
-        raise UserError(f"there is no workload {name!r}: choose from {', '.join(WORKLOADS)}")
+        raise UserError(f"there is no workload {base!r}: choose from {', '.join(WORKLOADS)}")
     if seed < 0:
         raise UserError(f"the seed is {seed}: give 0 or more")
-    return definition.make(seed, datasets or Datasets(), vocabulary or Vocabulary())
+    found = definition.make(seed, datasets or Datasets(), vocabulary or Vocabulary())
+    return _changed(found, name, changes) if changes else found
+
+
+def _changed(found: Workload, name: str, changes: Sequence[str]) -> Workload:
+    """Return the workload under a new name, with other numbers; an application's are those of its settings."""
+    each = cast(Any, found)
+    target = each.settings if isinstance(found, ApplicationWorkload) else each
+    known = {
+        field.name: type(value)
+        for field in fields(target)
+        if type(value := getattr(target, field.name)) in (int, float) and field.name != "seed"
+    }
+    values: dict[str, int | float] = {}
+    for change in changes:
+        key, _, text = change.partition("=")
+        if key not in known:
+            raise UserError(f"{key!r} in {name!r} is no number of this workload: choose from {', '.join(known)}")
+        try:
+            values[key] = known[key](text)
+        except ValueError:
+            kind = "whole number" if known[key] is int else "number"
+            raise UserError(f"{key} is {text!r} in {name!r}: give a {kind}") from None
+        if not 0 < values[key] < float("inf"):
+            raise UserError(f"{key} is {text} in {name!r}: give more than 0")
+    changed = replace(target, **values)
+    renamed = replace(each, settings=changed) if target is not each else changed
+    return cast(Workload, replace(renamed, name=name))
 
 
 def scaled(workload: Workload, factor: float) -> Workload:
