@@ -1,30 +1,32 @@
 """GAIA's agents against a real server: a random model plays legally, runs tools, and comes to an answer everywhere."""
 
-import asyncio
+import json
+from pathlib import Path
 
 import pytest
+from typer.testing import CliRunner
 
-from elmas.agents.endpoint import Endpoint
-from elmas.agents.gaia.play import GaiaResult, GaiaSettings, play
-from elmas.agents.model import Model
-from elmas.bench.arms import MODEL_NAME
+from elmas.cli import app
 from elmas.serve.process import ServerProcess
+from elmas.sim.traces import read_trace
 
 pytestmark = pytest.mark.server
 
 
-def test_agents_of_a_random_model_answer_every_question(server: ServerProcess) -> None:
-    async def run() -> GaiaResult:
-        async with Model(Endpoint(f"{server.base_url}/v1", MODEL_NAME)) as model:
-            return await play(GaiaSettings(level=1, max_steps=2), model)
-
-    result = asyncio.run(run())
-    assert result.failures == []
-    assert [each.error for each in result.results] == [None] * 6
-    assert result.scores() == {1: (0, 6)}
-    assert all(step.action is not None for each in result.results for one in each.attempts for step in one.steps)
-    # What comes before is the same in every call of an agent, and the instructions are the same in all.
-    cached = [
-        step.answer.record.cached_tokens or 0 for each in result.results for one in each.attempts for step in one.steps
-    ]
-    assert sum(cached) > 0
+def test_agents_of_a_random_model_answer_every_question(
+    server: ServerProcess, monkeypatch: pytest.MonkeyPatch, tmp_path: Path
+) -> None:
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setenv("OPENAI_BASE_URL", f"{server.base_url}/v1")
+    arguments = ["agents", "gaia", "--level", "1", "--max-steps", "2", "--dump", "gaia.json", "--trace", "trace.jsonl"]
+    result = CliRunner().invoke(app, arguments)
+    assert result.exit_code == 0, result.output
+    assert "Python sandbox: " in result.output
+    dump = json.loads(Path("gaia.json").read_text())
+    assert dump["scores"] == {"1": {"right": 0, "of": 6}}
+    steps = [step for each in dump["questions"] for one in each["attempts"] for step in one["steps"]]
+    assert all(each["answer"] is not None for each in dump["questions"])
+    # The instructions are the same in all calls, and an agent's history in each of its own.
+    assert sum(step["cached_tokens"] for step in steps) > 0
+    accesses = list(read_trace(Path("trace.jsonl"), 16))
+    assert sum(access.input_tokens for access in accesses) == sum(step["prompt_tokens"] for step in steps)
