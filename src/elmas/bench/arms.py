@@ -146,7 +146,7 @@ def write_json(path: Path, content: dict[str, Any]) -> None:
 def _key_and_value(setting: str) -> tuple[str, str]:
     key, separator, value = setting.partition("=")
     if not separator:
-        raise UserError(f"{setting!r} in --arms is no setting: write NAME:key=value, such as mt-apc:cost_gate=false")
+        raise UserError(f"{setting!r} in --servers is no setting: write NAME:key=value, such as mt-apc:cost_gate=false")
     return key, value
 
 
