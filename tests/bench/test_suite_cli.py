@@ -121,7 +121,7 @@ def test_the_experiments_are_those_of_the_original() -> None:
 
 def test_without_a_gpu_workloads_shrink_and_servers_are_used_again() -> None:
     plan = plan_run(Choices(Path("model"), "cpu"))
-    assert (plan.scale, plan.fresh_servers, plan.settings.block_size) == (0.03, False, 32)
+    assert (plan.scale, plan.fresh_servers, plan.settings.block_size) == (0.02, False, 32)
     assert [each.name for each in plan.workloads] == [
         *("generative_agents", "guessing_game", "multiturn_long", "multiturn_short", "sharegpt"),
         *("gptswarm_mmlu", "guessing_game_e2e", "guessing_game_e2e_cot"),

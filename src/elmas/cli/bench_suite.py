@@ -33,7 +33,7 @@ _Results = Annotated[Path, typer.Option(help="where results, results.csv and ser
 _Clear = Annotated[bool, typer.Option("--clear-result-dir", help="remove the results that are there")]
 _Resume = Annotated[bool, typer.Option("--resume", help="run only what has no result there yet")]
 _Scale = Annotated[
-    float | None, typer.Option(help="multiplies agents and requests; default: 0.03 without a GPU, else 1", min=0.0001)
+    float | None, typer.Option(help="multiplies agents and requests; default: 0.02 without a GPU, else 1", min=0.0001)
 ]
 _Seed = Annotated[int, typer.Option(help="of all workloads")]
 _Blocks = Annotated[int | None, typer.Option(help="KV blocks on the device; default: 8,192 tokens", min=2)]

@@ -27,7 +27,7 @@ ORIGINAL_SERVERS = (
 )
 _MULTI_AGENT_SERVERS = ("no-apc", "apc", "mt-apc", "mt-apc-no-sched")
 
-CPU_SCALE = 0.03
+CPU_SCALE = 0.02
 """Of the workloads on a machine without a GPU, unless another one is asked for."""
 
 _DEVICE_TOKENS = 8192
