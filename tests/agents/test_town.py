@@ -15,11 +15,11 @@ from scripted import Call, ScriptedAsker
 
 from elmas.agents.endpoint import Message
 from elmas.agents.model import NOTHING_KNOWN, Answer, Expect
+from elmas.agents.relevance import Bm25, words
 from elmas.agents.town.memory import HOURLY_DECAY, Memory, MemoryStream
 from elmas.agents.town.people import MOST_PEOPLE, make_people
 from elmas.agents.town.places import PUBLIC, Town
 from elmas.agents.town.prompts import Kind, ask_poignancy, ask_sector, ask_triple
-from elmas.agents.town.relevance import Bm25, words
 from elmas.agents.town.result import TownResult, TownSettings
 from elmas.agents.town.simulation import ATTENTION, play
 from elmas.errors import UserError

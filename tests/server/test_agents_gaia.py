@@ -1,4 +1,4 @@
-"""GAIA against a real server: whatever a random model says is a legal step, and every question comes to an answer."""
+"""GAIA against a real server: whatever a random model says, every question comes to an answer."""
 
 import json
 from pathlib import Path

@@ -6,9 +6,9 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import Protocol
 
+from elmas.agents.relevance import Bm25
 from elmas.agents.tools.documents import SUFFIXES, read_document
 from elmas.agents.tools.tool import ToolError
-from elmas.agents.town.relevance import Bm25
 from elmas.errors import UserError
 
 _PASSAGE_CHARACTERS = 700

@@ -3,7 +3,7 @@
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-from elmas.agents.town.relevance import Bm25
+from elmas.agents.relevance import Bm25
 
 HOURLY_DECAY = 0.995
 """What an hour without recall leaves of a memory's recency: the value of the paper."""

@@ -3,7 +3,7 @@
 from collections.abc import Mapping
 from dataclasses import dataclass, field
 
-from elmas.agents.town.relevance import words
+from elmas.agents.relevance import words
 
 PUBLIC: Mapping[str, Mapping[str, tuple[str, ...]]] = {
     "Bakery": {

@@ -4,7 +4,7 @@ import math
 import re
 from collections import Counter
 
-_WORD = re.compile(r"[a-z]+")
+_WORD = re.compile(r"[a-z]+|\d+")
 
 _STOP_WORDS = frozenset(
     (
@@ -21,7 +21,7 @@ _LENGTH_WEIGHT = 0.75
 
 
 def words(text: str) -> list[str]:
-    """Return the words of a text in lower case, without the commonest ones and without the s of a plural."""
+    """Return words and numbers of a text in lower case, without the commonest words and without the s of a plural."""
     found = (word for word in _WORD.findall(text.lower()) if word not in _STOP_WORDS)
     return [word[:-1] if len(word) > 3 and word.endswith("s") and not word.endswith("ss") else word for word in found]
 
