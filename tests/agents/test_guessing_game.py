@@ -154,11 +154,11 @@ def test_who_thinks_aloud_is_read_by_a_second_call_in_a_session_of_its_own() -> 
         return guess(40) if "reader" in call.agent else "First, others say 60. Then 40."
 
     asker = ScriptedAsker(script)
-    result = asyncio.run(play(GameSettings(2, 2, thinks_aloud=True), asker))
+    result = asyncio.run(play(GameSettings(2, 2, thinks_aloud=True, reasoning_tokens=99), asker))
     assert result.guesses == [[40, 40], [40, 40]]
     thoughts = [call for call in asker.calls if "reader" not in call.agent]
     readings = [call for call in asker.calls if "reader" in call.agent]
-    assert all(call.schema is None for call in thoughts)
+    assert all(call.schema is None and call.max_tokens == 99 for call in thoughts)
     assert all(call.last == "First, others say 60. Then 40." for call in readings)
     assert len({call.agent for call in readings}) == 4
     assert len(result.records) == 8
@@ -241,6 +241,7 @@ def test_the_plot_shows_the_guesses(suffix: str, tmp_path: Path) -> None:
         ({"max_number": 0}, "largest number"),
         ({"ratio": 0.0}, "2/3"),
         ({"ratio": 1.5}, "2/3"),
+        ({"reasoning_tokens": 0}, "--reasoning-tokens"),
     ],
 )
 def test_a_game_that_cannot_be_played_is_refused(values: dict[str, float], message: str) -> None:

@@ -40,6 +40,7 @@ def guessing_game(
     cot: Annotated[
         bool, typer.Option("--cot", help="players think aloud, and a second call reads the number out of it")
     ] = False,
+    reasoning_tokens: Annotated[int, typer.Option(help="of each answer with --cot, at most")] = 150,
     max_value: Annotated[int, typer.Option(help="largest number that a player may name")] = 100,
     ratio: Annotated[str, typer.Option(help="what of the average is the target, as 2/3 or 0.5")] = "2/3",
     plot: Annotated[
@@ -60,7 +61,7 @@ def guessing_game(
     from elmas.agents.guessing.plot import write_guesses_plot
     from elmas.bench.progress import RunProgress
 
-    settings = GameSettings(num_participants, num_steps, max_value, _parse_ratio(ratio), cot, seed)
+    settings = GameSettings(num_participants, num_steps, max_value, _parse_ratio(ratio), cot, reasoning_tokens, seed)
     connection = Connection(model, base_url, max_concurrent, timeout, seed, trace)
     screen = console()
     with RunProgress(screen) as progress:

@@ -24,6 +24,8 @@ class GameSettings:
     ratio: float = 2 / 3
     thinks_aloud: bool = False
     """Players reason step by step (chain of thought, Wei et al., 2022); a second call reads the number out of that."""
+    reasoning_tokens: int = 150
+    """What thinking aloud may take."""
     seed: int = 0
 
     def __post_init__(self) -> None:
@@ -31,6 +33,8 @@ class GameSettings:
             raise UserError("a game needs at least one participant and one round")
         if self.max_number < 1:
             raise UserError(f"the largest number is {self.max_number}: let players choose from 0 to 1 at least")
+        if self.reasoning_tokens < 1:
+            raise UserError(f"--reasoning-tokens is {self.reasoning_tokens}: give players at least one token to think")
         if not 0 < self.ratio <= 1:
             raise UserError(f"the ratio is {self.ratio:g}: give one above 0 and up to 1, such as 2/3")
 
@@ -121,6 +125,7 @@ class GameResult:
             "max_number": self.settings.max_number,
             "ratio": self.settings.ratio,
             "thinks_aloud": self.settings.thinks_aloud,
+            "reasoning_tokens": self.settings.reasoning_tokens,
             "seed": self.settings.seed,
             "rounds": [
                 {

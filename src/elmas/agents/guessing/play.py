@@ -13,7 +13,6 @@ from elmas.agents.guessing.game import GameResult, GameSettings, Round, Said, sc
 from elmas.agents.guessing.prompts import (
     ANSWER_TOKENS,
     READING_TOKENS,
-    REASONING_TOKENS,
     answer_schema,
     describe_own,
     describe_result,
@@ -126,7 +125,7 @@ class _Participant:
         answer = await self._asker.ask(
             self._agent,
             self.conversation,
-            max_tokens=REASONING_TOKENS if settings.thinks_aloud else ANSWER_TOKENS,
+            max_tokens=settings.reasoning_tokens if settings.thinks_aloud else ANSWER_TOKENS,
             schema=None if settings.thinks_aloud else answer_schema(settings.max_number),
             expect=Expect(done=True) if is_last else Expect(rounds_to_next=1),
         )

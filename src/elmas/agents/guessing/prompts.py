@@ -12,9 +12,6 @@ REASON_CHARACTERS = (50, 90)
 ANSWER_TOKENS = 160
 """Enough for the longest sentence of a tokenizer that knows no word of it."""
 
-REASONING_TOKENS = 200
-"""Of a participant who thinks aloud."""
-
 READING_TOKENS = 30
 
 _INTEGER = re.compile(r"(?<![\d.,])-?\d+(?![\d]|[.,]\d)")
