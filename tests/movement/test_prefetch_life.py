@@ -55,7 +55,9 @@ class PrefetchMachine(RuleBasedStateMachine):
         rows = self.host.index.lookup(hashes)
         wanted = wanted_of(hashes, self.disk, self.host, name)
         self.requests[name] = request = Request(hashes, wanted, has_ended=not wanted)
-        end = hashes.index(wanted[-1]) if wanted else len(hashes)
+        # Behind a block that is nowhere (or still being written) nothing is a sure hit.
+        first_missing = next((place for place, row in enumerate(rows.tolist()) if row < 0), len(hashes))
+        end = hashes.index(wanted[-1]) if wanted else first_missing
         request.kept = {block for block, row in zip(hashes[:end], rows[:end].tolist(), strict=True) if row >= 0}
         self.prefetcher.start(name, wanted, self.disk.lookup(wanted), float(priority))
         assert self.prefetcher.n_left(name) == len(wanted)
