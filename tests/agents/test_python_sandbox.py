@@ -259,9 +259,10 @@ def test_memory_that_grows_slowly_is_limited() -> None:
 
 
 def test_output_is_limited(layers: tuple[str, ...]) -> None:
-    result = run("while True: print('x' * 1000)", layers)
-    assert result.ending is Ending.TOO_MUCH_OUTPUT
-    assert len(result.output) == LIMITS.output_bytes
+    for _ in range(5):  # how much is still in the pipe when the process is killed differs
+        result = run("while True: print('x' * 1000)", layers)
+        assert result.ending is Ending.TOO_MUCH_OUTPUT
+        assert len(result.output) == LIMITS.output_bytes
 
 
 def test_a_file_cannot_grow_beyond_its_limit(layers: tuple[str, ...]) -> None:

@@ -231,10 +231,9 @@ def gpu(
 def summary(
     directory: Annotated[Path, typer.Argument(help="result directory of a run")],
     baseline: _Baseline = None,
-    markdown: Annotated[bool, typer.Option("--markdown", help="print Markdown")] = False,
 ) -> None:
     """Show the results of a run again, and write its results.csv anew."""
-    _show(directory, baseline, markdown)
+    _show(directory, baseline)
 
 
 def _execute(
@@ -270,10 +269,10 @@ def _execute(
                 invocation=shlex.join(["elmas", *sys.argv[1:]]),
                 device=choices.device,
             ).run()
-    _show(result_dir, baseline, False)
+    _show(result_dir, baseline)
 
 
-def _show(directory: Path, baseline: str | None, markdown: bool) -> None:
+def _show(directory: Path, baseline: str | None) -> None:
     """Print the tables of a result directory; ends the program with 1 when a trial is worthless."""
     from elmas.bench.suite.results import CSV_NAME, Results, write_csv
     from elmas.bench.suite.tables import machine_line, summary_tables
@@ -287,15 +286,11 @@ def _show(directory: Path, baseline: str | None, markdown: bool) -> None:
     write_csv(results.trials, directory / CSV_NAME)
     console = _console()
     for table in summary_tables(results, baseline):
-        if markdown:
-            print(table.markdown())
-            continue
         console.print(table.rich())
         for note in table.notes:
             console.print(note, markup=False, highlight=False, soft_wrap=True)
     print(machine_line(results))
-    if not markdown:
-        print(f"written: {directory / CSV_NAME}, and a file per trial in {directory}/WORKLOAD/SERVER")
+    print(f"written: {directory / CSV_NAME}, and a file per trial in {directory}/WORKLOAD/SERVER")
     for text in results.problems:
         typer.echo(f"not sound: {text}", err=True)
     if results.problems:

@@ -141,6 +141,7 @@ class _Run:
                     await asyncio.sleep(_POLL_S)
         finally:
             reading.cancel()
+            await asyncio.wait([reading])
 
     async def _read(self) -> None:
         assert self.process.stdout is not None
@@ -250,9 +251,18 @@ async def _run(
             # The process cannot leave its group, and cannot have children.
             with suppress(ProcessLookupError):
                 os.killpg(process.pid, signal.SIGKILL)
-            await process.wait()
+            await _reap(process)
         text = bytes(run.output[: limits.output_bytes]).decode(errors="replace")
         return failed, SandboxResult(ending, text, wall_s)
+
+
+async def _reap(process: asyncio.subprocess.Process) -> None:
+    """Return when a killed process is gone. What it had printed is read and dropped: with a full buffer asyncio would
+    not see the end of the pipe, and wait for it for ever."""
+    assert process.stdout is not None
+    while await process.stdout.read(1 << 16):
+        pass
+    await process.wait()
 
 
 async def _start(scratch: Path, status: int) -> asyncio.subprocess.Process:

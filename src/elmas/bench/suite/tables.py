@@ -1,6 +1,6 @@
-"""Results of the suite as tables for a terminal and as Markdown. Knows what was measured and nothing about how."""
+"""Results of the suite as tables for a terminal. Knows what was measured and nothing about how."""
 
-from collections.abc import Callable, Sequence
+from collections.abc import Callable
 from dataclasses import dataclass
 
 from rich.table import Table
@@ -65,14 +65,6 @@ class SummaryTable:
         for heading, cells in self.rows:
             table.add_row(heading, *cells)
         return table
-
-    def markdown(self) -> str:
-        """Return the table as Markdown, the notes below."""
-        lines = [f"**{self.title}**", "", _line(("", *self.servers)), _line(["---"] * (len(self.servers) + 1))]
-        lines += [_line((heading, *cells)) for heading, cells in self.rows]
-        if self.notes:
-            lines += ["", *(f"- {note}" for note in self.notes)]
-        return "\n".join(lines) + "\n"
 
 
 def summary_tables(results: Results, baseline: str | None) -> list[SummaryTable]:
@@ -142,7 +134,3 @@ def _cell(estimate: Estimate | None, factor: float, digits: int) -> str:
 
 def _count(n: int | None) -> str:
     return _NOTHING if n is None else str(n)
-
-
-def _line(cells: Sequence[str]) -> str:
-    return "| " + " | ".join(cell.replace("|", "\\|") for cell in cells) + " |"
