@@ -155,7 +155,7 @@ def run_and_kill(
             agents.meet(server.base_url, range(1000 * number, 1000 * number + 3), N_TOKENS)
             fresh = list(range(first, len(agents)))
         load = Load(server.base_url, agents, fresh, seed=rng.randrange(2**32))
-        family = psutil.Process().children(recursive=True)
+        family = server.processes()
         load.start()
         time.sleep(delay_s)
         n_read = disk_count(server, "read_blocks")

@@ -346,7 +346,7 @@ def test_writes_that_fail_cost_no_token(story: Story, fault: str) -> None:
 
 def test_a_limit_that_lets_no_file_grow(story: Story) -> None:
     """Here and in the next test it is the kernel that refuses."""
-    with limited(the_engine(), resource.RLIMIT_FSIZE, 1 << 20):
+    with limited(the_engine(story.server), resource.RLIMIT_FSIZE, 1 << 20):
         story.wait_for_errors(story.count("write_errors"))
     story.wait_for_writes()
 
@@ -384,9 +384,8 @@ def test_a_directory_that_vanishes_costs_no_token(story: Story) -> None:
     story.stop()
 
 
-def the_engine() -> psutil.Process:
-    family = psutil.Process().children(recursive=True)
-    (engine,) = [process for process in family if "VLLM::EngineCore" in " ".join(process.cmdline())]
+def the_engine(server: ServerProcess) -> psutil.Process:
+    (engine,) = [process for process in server.processes() if "VLLM::EngineCore" in " ".join(process.cmdline())]
     return engine
 
 

@@ -7,7 +7,6 @@ import threading
 import time
 from pathlib import Path
 
-import psutil
 import pytest
 
 from elmas.bench.arms import ServerShape, arm_command, running_server
@@ -35,7 +34,7 @@ def test_kill_9_of_the_worker_while_it_copies(shape: ServerShape, tmp_path: Path
     command = arm_command("mt-apc", shape)
     stop = threading.Event()
     with running_server(command, tmp_path / "killed.log") as (server, _):
-        family = psutil.Process().children(recursive=True)
+        family = server.processes()
         thread = threading.Thread(target=load, args=(server.base_url, stop))
         thread.start()
         time.sleep(5)

@@ -12,6 +12,7 @@ from types import FrameType, TracebackType
 from typing import IO, Self
 
 import httpx
+import psutil
 from prometheus_client.parser import text_string_to_metric_families
 
 from elmas.errors import UserError
@@ -86,6 +87,16 @@ class ServerProcess:
     def running(self) -> bool:
         """Whether the server's process has been started and has not ended."""
         return self._guard is not None and self._guard.poll() is None
+
+    def processes(self) -> list[psutil.Process]:
+        """Return the processes of the server that run now, its guard first; none when it was not started."""
+        if self._guard is None:
+            return []
+        try:
+            guard = psutil.Process(self._guard.pid)
+            return [guard, *guard.children(recursive=True)]
+        except psutil.NoSuchProcess:
+            return []
 
     def start(self) -> None:
         """Start the server without waiting for it; raises UserError when its port is taken."""
