@@ -1,6 +1,7 @@
 """A workload as a tree of steps that is known before it begins, and how the tree is played."""
 
 import asyncio
+from abc import ABC, abstractmethod
 from collections.abc import Iterator
 from dataclasses import dataclass
 from functools import cached_property
@@ -76,15 +77,15 @@ async def perform(step: Step, load: Load, due_s: float | None = None) -> None:
             await perform(step.step, load, step.due_s)
 
 
-class Scripted:
+class Scripted(ABC):
     """Base of the workloads whose requests are all known before the first one is sent.
 
     A subclass is a frozen dataclass with `make_script`. What it derives is kept: an instance is one script.
     """
 
+    @abstractmethod
     def make_script(self) -> Step:
         """Return the whole workload as a tree of steps; the same for equal workloads."""
-        raise NotImplementedError
 
     @cached_property
     def script(self) -> Step:
