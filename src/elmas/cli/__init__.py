@@ -13,6 +13,7 @@ from elmas.cli.agents_games import crosswords, guessing_game, mmlu
 from elmas.cli.agents_programs import chat, complete, profile
 from elmas.cli.agents_town import town
 from elmas.cli.bench import bench
+from elmas.cli.bench_interference import interference
 from elmas.cli.bench_load import client, workloads
 from elmas.cli.bench_report import report
 from elmas.cli.bench_suite import experiments, gpu, run, summary
@@ -41,7 +42,7 @@ agents.command()(crosswords)
 agents.command()(town)
 agents.command()(gaia)
 app.add_typer(agents, name="agents")
-for command in (run, experiments, gpu):
+for command in (run, experiments, gpu, interference):
     bench.command(context_settings={"allow_extra_args": True, "ignore_unknown_options": True})(command)
 bench.command()(summary)
 bench.command()(workloads)

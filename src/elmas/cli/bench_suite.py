@@ -199,12 +199,13 @@ def gpu(
     host_memory: Annotated[str | None, typer.Option(help="size of the host tier; default: 40GiB")] = None,
     disk: _Disk = None,
     disk_capacity: _Capacity = None,
+    fresh_servers: _Fresh = None,
     baseline: _Baseline = "apc",
 ) -> None:
     """Compare MT-APC on one large GPU with every peer, and with each of its mechanisms switched off.
 
-    Rounds of many agents whose histories outgrow the device cache, and prompts without reuse; every trial on a fresh
-    server. Arguments that elmas does not know go to vLLM.
+    Rounds of many agents whose histories outgrow the device cache, and prompts without reuse. Arguments that elmas does
+    not know go to vLLM.
     """
     from elmas.bench.suite.presets import Choices, plan_gpu
 
@@ -220,7 +221,7 @@ def gpu(
         host_memory=host_memory,
         disk=disk,
         disk_capacity=disk_capacity,
-        fresh_servers=True,
+        fresh_servers=fresh_servers,
         vllm_arguments=tuple(context.args),
     )
     if choices.device != "cuda":

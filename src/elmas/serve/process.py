@@ -150,15 +150,18 @@ class ServerProcess:
         response.raise_for_status()
         return parse_metrics(response.text)
 
-    def reset_caches(self, timeout_s: float = 30) -> None:
-        """Empty vLLM's prefix cache and the connector's tiers; needs a command built with `dev_mode`.
+    def reset_caches(self, timeout_s: float = 30, *, device_only: bool = False) -> None:
+        """Empty vLLM's prefix cache and, unless `device_only`, the connector's tiers; needs a command built with
+        `dev_mode`.
 
         vLLM refuses while blocks are held, so this tries again until `timeout_s`. Raises UserError when it stays so.
         """
         deadline_s = time.monotonic() + timeout_s
         while True:
             response = httpx.post(
-                f"{self.base_url}/reset_prefix_cache", params={"reset_external": "true"}, timeout=timeout_s
+                f"{self.base_url}/reset_prefix_cache",
+                params={} if device_only else {"reset_external": "true"},
+                timeout=timeout_s,
             )
             if response.status_code == 404:
                 raise UserError("the server has no route to reset its caches: build its command with dev_mode=True")

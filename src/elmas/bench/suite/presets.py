@@ -33,15 +33,16 @@ CPU_SCALE = 0.02
 _DEVICE_TOKENS = 8192
 """As in the original: one request of the longest kind fills the device cache, so that there is pressure anywhere."""
 
-_GPU_BLOCK_SIZE = 16
+GPU_BLOCK_SIZE = 16
 _GPU_MEMORY_TOKENS = 432_000
 """Of Llama 3 8B's KV in 80 GB, the device cache that the original gave to its multi-agent workloads."""
 
-_GPU_ARGUMENTS = (
+GPU_ARGUMENTS = (
     *("--load-format", "dummy"),
     *("--max-num-batched-tokens", "8192"),
     *("--compilation-config", json.dumps({"mode": 0, "cudagraph_mode": "FULL_DECODE_ONLY"})),
 )
+"""For the shape of a published model on one large GPU."""
 _GPU_SERVERS = ("apc", "noop", "vllm-offload-lru", "vllm-offload-arc", "vllm-offload-simple", "lmcache", "mt-apc")
 _GPU_SWITCHES = (
     *("async_copies=false", "reorder=false", "gather=false", "exchange=false"),
@@ -98,7 +99,7 @@ class Choices:
         scale = self.scale or scale or (CPU_SCALE if on_cpu else 1.0)
         if scale < 0:
             raise UserError(f"--scale is {scale}: give a number above 0")
-        block_size = self.block_size or (BLOCK_SIZE if on_cpu else _GPU_BLOCK_SIZE)
+        block_size = self.block_size or (BLOCK_SIZE if on_cpu else GPU_BLOCK_SIZE)
         settings = ServerSettings(
             model=self.model,
             n_device_blocks=self.n_device_blocks or device_tokens // block_size,
@@ -157,7 +158,7 @@ def plan_gpu(choices: Choices) -> SuitePlan:
     has_disk = choices.disk is not None
     switches = _GPU_SWITCHES + (_GPU_DISK_SWITCHES if has_disk else ())
     servers = (*_GPU_SERVERS, *(_GPU_DISK_SERVERS if has_disk else ()), *(f"mt-apc:{switch}" for switch in switches))
-    choices = replace(choices, vllm_arguments=(*_GPU_ARGUMENTS, *choices.vllm_arguments))
+    choices = replace(choices, vllm_arguments=(*GPU_ARGUMENTS, *choices.vllm_arguments))
     plan = choices.plan(
         _GPU_WORKLOADS, servers, 1, host_memory="40GiB", device_tokens=4096 * 16, scale=1.0, max_running=256
     )
