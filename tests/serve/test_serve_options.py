@@ -120,6 +120,25 @@ def test_a_peer_gets_the_sizes_of_the_host_tier_and_nothing_of_elmas(name: str, 
     assert sizes in [(64 << 20, {}), (None, {**options.environment, "LMCACHE_MAX_LOCAL_CPU_SIZE": "0.062"})]
 
 
+def test_lmcache_gets_its_sizes_in_gib_one_hash_seed_for_all_its_processes_and_reports_to_nobody() -> None:
+    cache = CacheSettings.parse({"host_memory": "256MiB"})
+    memory = configuration("lmcache").apply(ServeOptions(model="m", cache=cache), "cuda")
+    assert json.loads(memory.vllm_arguments[-1])["kv_connector"] == "LMCacheConnectorV1"
+    assert memory.environment == {
+        "PYTHONHASHSEED": "0",
+        "LMCACHE_TRACK_USAGE": "false",
+        "LMCACHE_LOCAL_CPU": "True",
+        "LMCACHE_MAX_LOCAL_CPU_SIZE": "0.250",
+    }
+    cache = CacheSettings.parse({"host_memory": "256MiB", "disk": "/kv", "disk_capacity": "100GiB"})
+    disk = configuration("lmcache").apply(ServeOptions(model="m", cache=cache), "cuda")
+    assert disk.environment == {
+        **memory.environment,
+        "LMCACHE_LOCAL_DISK": "file:///kv/lmcache/",
+        "LMCACHE_MAX_LOCAL_DISK_SIZE": "100.000",
+    }
+
+
 def test_what_cannot_run_here_says_why() -> None:
     assert configuration("vllm-offload-lru").unavailable("cpu") is None
     assert "GPU" in (configuration("lmcache").unavailable("cpu") or "")

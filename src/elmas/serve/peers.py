@@ -70,7 +70,13 @@ def _tiering(cache: CacheSettings, on_cpu: bool) -> PeerArguments:
 
 
 def _lmcache(cache: CacheSettings, on_cpu: bool) -> PeerArguments:
+    """Return LMCache's settings, in GiB for each worker; the rest, such as chunks of 256 tokens, is as it comes.
+
+    It keys chunks by Python's `hash`, which every process must seed alike: the scheduler looks up what workers store.
+    """
     environment = {
+        "PYTHONHASHSEED": "0",
+        "LMCACHE_TRACK_USAGE": "false",
         "LMCACHE_LOCAL_CPU": "True",
         "LMCACHE_MAX_LOCAL_CPU_SIZE": f"{cache.host_memory_bytes() / (1 << 30):.3f}",
     }
