@@ -5,13 +5,13 @@ same block are looked at again when one of them has begun, since the others are 
 whose next block another one is just bringing is delayed until it is there (the delayed hit of Strata, 2025).
 """
 
+from bisect import bisect_left, insort
 from collections import OrderedDict
 from collections.abc import Callable
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from elmas.cache.rows import BlockHash
-from elmas.scheduling.sorted_line import SortedLine
 
 _LOOKS_PER_CHOICE = 4
 _LOOKS_PER_STEP = 24
@@ -25,17 +25,11 @@ class Estimate(NamedTuple):
     """What a request needs as of now: `cost` in any unit, and the first of its blocks that the device lacks.
 
     `is_coming` says that a request that has begun brings most of what it lacks: run now, it would do that work again.
-    `ends` are the places where the caches' runs of its blocks ended, where the next look begins to search.
     """
 
     cost: float
     next_block: BlockHash | None = None
     is_coming: bool = False
-    ends: tuple[int, int, int] | None = None
-
-
-Look = Callable[[str, Estimate | None], Estimate]
-"""Says what the request of a name needs; knows the estimate before, if there was one."""
 
 
 _Key = tuple[int, float, int]
