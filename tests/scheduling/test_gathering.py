@@ -36,11 +36,18 @@ def test_a_burst_is_waited_for_though_the_scheduler_sees_it_late() -> None:
     assert gathering.holds_until_s(last_s) > last_s
 
 
+def test_long_prompts_which_the_front_end_takes_long_for_are_a_burst_too() -> None:
+    gathering = Gathering()
+    burst(gathering, 0.0, 50, 0.004, 0)
+    last_s = burst(gathering, 10.0, 10, 0.004, 100)
+    assert gathering.holds_until_s(last_s) >= last_s + 0.01
+
+
 def test_a_burst_that_does_not_go_on_is_not_waited_for() -> None:
     gathering = Gathering()
     burst(gathering, 0.0, 50, 0.001, 0)
     last_s = burst(gathering, 10.0, 10, 0.001, 100)
-    assert gathering.holds_until_s(last_s) <= last_s + 0.02
+    assert gathering.holds_until_s(last_s) <= last_s + 0.005
 
 
 def test_nobody_waits_where_host_memory_holds_what_the_device_has() -> None:
@@ -50,7 +57,7 @@ def test_nobody_waits_where_host_memory_holds_what_the_device_has() -> None:
     assert gathering.holds_until_s(last_s) == last_s
 
 
-@given(st.lists(st.tuples(st.floats(0.03, 100.0), st.integers(1, 7)), min_size=1, max_size=20))
+@given(st.lists(st.tuples(st.floats(0.01, 100.0), st.integers(1, 7)), min_size=1, max_size=20))
 def test_few_requests_at_a_time_never_wait(visits: list[tuple[float, int]]) -> None:
     gathering = Gathering()
     now_s = 0.0

@@ -200,7 +200,7 @@ def gpu(
     disk: _Disk = None,
     disk_capacity: _Capacity = None,
     fresh_servers: _Fresh = None,
-    baseline: _Baseline = "apc",
+    baseline: _Baseline = None,
 ) -> None:
     """Compare MT-APC on one large GPU with every peer, and with each of its mechanisms switched off.
 

@@ -9,15 +9,19 @@ sees single requests, or whose host memory holds all it is asked for, waits for 
 
 from dataclasses import dataclass
 
-MAX_WAIT_S = 0.25
+MAX_WAIT_S = 0.5
 """Nobody waits longer than this for others."""
 
 _LEAST_BURST = 8
 """Fewer requests are not worth waiting for."""
 
 _PAUSE_FACTOR = 5.0
-_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.002, 0.02
-"""A burst is over when nobody has come for so many times its usual interval, within these limits."""
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.005, 0.05
+"""Nobody waits on when nobody has come for so many times the usual interval, within these limits. A front end takes
+milliseconds for a long prompt, and lets requests through one by one."""
+
+_BURST_ENDS_S = 0.1
+"""Whoever comes later than this after the one before belongs to no burst."""
 
 _COMPLETE_SHARE = 0.95
 
@@ -38,6 +42,10 @@ class _Burst:
     def interval_s(self) -> float:
         return (self.last_s - self.begun_s) / max(1, self.n_arrived - 1)
 
+    def goes_on(self, came_s: float) -> bool:
+        """Whether one that comes now belongs to it."""
+        return came_s - self.last_s <= _BURST_ENDS_S and came_s - self.begun_s <= MAX_WAIT_S
+
 
 class Gathering:
     """See the module. Expects a burst to be like the one before it; times are seconds of one clock."""
@@ -50,13 +58,13 @@ class Gathering:
         """The scheduler sees a request that came to the server at `came_s`. `is_idle` says that no other one waits or
         runs, `n_only_on_device` how many blocks of the device host memory has refused or given up so far."""
         burst = self._now
-        if burst is not None and came_s - burst.last_s > self._pause_s():
+        if burst is not None and (is_idle or not burst.goes_on(came_s)):
             self._expected, self._now = burst, None
-        if self._now is not None:
+        if is_idle:
+            self._now = _Burst(came_s, came_s, now_s, now_s, n_only_on_device)
+        elif self._now is not None:
             self._now.last_s, self._now.last_seen_s = max(came_s, self._now.last_s), now_s
             self._now.n_arrived += 1
-        elif is_idle:
-            self._now = _Burst(came_s, came_s, now_s, now_s, n_only_on_device)
 
     def holds_until_s(self, now_s: float) -> float:
         """Return until when a request that is not on the device should wait as of now; a time that has passed if it
@@ -69,8 +77,6 @@ class Gathering:
             or burst.n_arrived >= _COMPLETE_SHARE * expected.n_arrived
         ):
             return now_s
-        return min(burst.last_seen_s + self._pause_s(), burst.first_seen_s + MAX_WAIT_S)
-
-    def _pause_s(self) -> float:
-        interval_s = self._expected.interval_s if self._expected is not None else 0.0
-        return min(_MOST_PAUSE_S, max(_LEAST_PAUSE_S, _PAUSE_FACTOR * interval_s))
+        pause_s = _PAUSE_FACTOR * max(expected.interval_s, burst.interval_s)
+        pause_s = min(_MOST_PAUSE_S, max(_LEAST_PAUSE_S, pause_s))
+        return min(burst.last_seen_s + pause_s, burst.first_seen_s + MAX_WAIT_S)
