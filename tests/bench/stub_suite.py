@@ -34,6 +34,8 @@ class CachingStub:
     can_reset: bool = True
     miscounts: int = 0
     """Prompt tokens counted too many per request."""
+    order_errors: int = 0
+    """Internal errors since the start."""
     answers_otherwise: bool = False
     dies_after: int | None = None
     """Requests after which every connection is closed, until `revive`."""
@@ -120,6 +122,7 @@ class CachingStub:
             "vllm:time_to_first_token_seconds_sum": self.ttft_s,
             f'vllm:cache_config_info{{block_size="{BLOCK}"}}': 1,
             "elmas:store_blocks_total": self.n_served,
+            "elmas:order_errors_total": self.order_errors,
         }
         return web.Response(text="".join(f"{name} {value}\n" for name, value in lines.items()))
 

@@ -145,6 +145,12 @@ def test_a_count_that_differs_from_the_servers_is_a_violation(servers: StubServe
     assert {check.name for check in trial.counters_check if not check.agrees} >= {"prompt tokens"}
 
 
+def test_an_internal_error_is_a_violation_even_if_it_was_before_the_trial(servers: StubServers, tmp_path: Path) -> None:
+    servers.stub.order_errors = 1
+    trial = run(plan_with(workloads=(SMALL,), servers=("mt-apc",)), tmp_path)[0]
+    assert "the server counted 1 internal errors" in trial.violations[0]
+
+
 def test_a_server_that_dies_costs_its_trial_and_is_started_again(servers: StubServers, tmp_path: Path) -> None:
     servers.stub.dies_after = 9  # seven requests warm up, the workload has six
     trials = by_name(run(plan_with(servers=("noop",)), tmp_path))

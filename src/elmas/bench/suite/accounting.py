@@ -21,6 +21,9 @@ _MOVES = {
 }
 """Counters of elmas by direction, in blocks."""
 
+_ERRORS = ("errors", "order_errors")
+"""Counters of elmas that are 0 in a server that works."""
+
 
 def token_counts(tokens: PromptTokens) -> TokenCounts:
     """Return the counters of a run as its result has them."""
@@ -91,13 +94,18 @@ def find_violations(
     tokens: TokenCounts | None,
     infinite: int | None,
     block_size: int | None,
+    since_start: Mapping[str, float],
 ) -> list[str]:
     """Return what makes a trial worthless, in words; empty for a sound one.
 
     `infinite` is what a cache without limits would have served (`infinite_tokens`). More than that, by more than one
-    block per request, can only come from caches that were not empty.
+    block per request, can only come from caches that were not empty. `since_start` are elmas' counters since the server
+    started: after an internal error, whenever it was, something else is measured than what the server's name says.
     """
     found = []
+    n_errors = sum(since_start.get(name, 0) for name in _ERRORS)
+    if n_errors:
+        found.append(f"the server counted {n_errors:.0f} internal errors, after which the cache or the order is off")
     failed = [record.error for record in records if record.error is not None]
     if failed:
         found.append(f"{len(failed)} of {len(records)} requests failed, the first with: {failed[0]}")

@@ -135,7 +135,8 @@ def measure(
     block_size = blank.server.block_size or read_block_size(after)
     tokens = token_counts(read_counters(after) - read_counters(before)) if read_counters(after).total else None
     events_before, offloaded_before = read_events(before), read_offloaded_bytes(before)
-    events = {name: value - events_before.get(name, 0.0) for name, value in read_events(after).items()}
+    since_start = read_events(after)
+    events = {name: value - events_before.get(name, 0.0) for name, value in since_start.items()}
     offloaded = {name: value - offloaded_before.get(name, 0) for name, value in read_offloaded_bytes(after).items()}
     served = read_served(after) - read_served(before)
     checks = check_counters(metrics, served, run.lag.max_s) if tokens is not None and not metrics.n_failed else []
@@ -161,7 +162,9 @@ def measure(
         rounds=_rounds(sent, run.begun_s),
         requests=_columns(sent, run.begun_s),
         counters_check=checks,
-        violations=find_violations(records, checks, tokens, infinite if begins_empty else None, block_size),
+        violations=find_violations(
+            records, checks, tokens, infinite if begins_empty else None, block_size, since_start
+        ),
     )
 
 
