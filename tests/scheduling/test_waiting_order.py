@@ -21,7 +21,7 @@ class World:
     estimates: dict[str, Estimate] = field(default_factory=dict)
     n_looks: int = 0
 
-    def look(self, name: str) -> Estimate:
+    def look(self, name: str, before: Estimate | None = None) -> Estimate:
         self.n_looks += 1
         return self.estimates[name]
 

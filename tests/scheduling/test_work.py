@@ -55,6 +55,42 @@ def test_the_cost_is_what_no_cache_has_and_what_would_be_lost(
     assert not estimate.is_coming
 
 
+@given(st.integers(1, 12), st.data())
+def test_whatever_was_found_before_the_same_run_is_found_now(n_blocks: int, data: st.DataObject) -> None:
+    blocks = blocks_of(b"abcdefghijkl"[:n_blocks])
+    n_there, first, guess = data.draw(st.tuples(*[st.integers(0, n_blocks)] * 3))
+    looked: list[bytes] = []
+
+    def is_there(block: bytes) -> bool:
+        looked.append(block)
+        return len(block) <= n_there
+
+    end = run_end(is_there, blocks, first, n_blocks, guess)
+    assert end == max(first, n_there)
+    if guess == end:
+        assert len(looked) <= 2
+
+
+ends = st.tuples(st.integers(0, 9), st.integers(0, 9))
+
+
+@given(st.integers(1, 9), st.lists(ends, min_size=1, max_size=5))
+def test_an_estimate_does_not_depend_on_the_ones_before(n_blocks: int, moments: list[tuple[int, int]]) -> None:
+    """Device and host memory hold more or less of a prompt from one look to the next."""
+    blocks = blocks_of(b"abcdefghi"[:n_blocks])
+    caches = Caches()
+    work, before = caches.work(), None
+    for n_device, n_host in moments:
+        caches.device.clear()
+        caches.host.clear()
+        caches.device.update(blocks[:n_device])
+        caches.host.update(blocks[:n_host])
+        now = work.estimate(n_blocks * BLOCK_TOKENS, blocks, before)
+        assert now == caches.work().estimate(n_blocks * BLOCK_TOKENS, blocks)
+        assert work.estimate(n_blocks * BLOCK_TOKENS, blocks, now) is now
+        before = now
+
+
 prompts = st.text(alphabet="ab", min_size=1, max_size=8).map(str.encode)
 
 

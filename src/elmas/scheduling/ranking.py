@@ -5,13 +5,14 @@ same block are looked at again when one of them has begun, since the others are 
 whose next block another one is just bringing is delayed until it is there (the delayed hit of Strata, 2025).
 """
 
-from bisect import bisect_left, insort
 from collections import OrderedDict
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from dataclasses import dataclass
 from typing import NamedTuple
 
 from elmas.cache.rows import BlockHash
+from elmas.scheduling.key_queue import Key, KeyQueue
+from elmas.scheduling.sorted_numbers import SortedNumbers
 
 _LOOKS_PER_CHOICE = 4
 _LOOKS_PER_STEP = 24
@@ -25,14 +26,20 @@ class Estimate(NamedTuple):
     """What a request needs as of now: `cost` in any unit, and the first of its blocks that the device lacks.
 
     `is_coming` says that a request that has begun brings most of what it lacks: run now, it would do that work again.
+    With the numbers of its blocks found the next look begins: on the device, up to the last one in host memory after
+    these, and of those on the device in host memory, too.
     """
 
     cost: float
     next_block: BlockHash | None = None
     is_coming: bool = False
+    n_device: int = 0
+    n_resident: int = 0
+    n_kept: int = 0
 
 
-_Key = tuple[int, float, int]
+Look = Callable[[str, Estimate | None], Estimate]
+"""Says what the request of a name needs; knows the estimate before, if there was one."""
 
 
 @dataclass(slots=True)
@@ -40,45 +47,53 @@ class Candidate:
     """A request as the ranking sees it: a lower `priority` goes first, a lower `number` among equals.
 
     What the ranking keeps of it, also while it is taken out: its place `key` (none while it is delayed or was not
-    looked at), the first block that it lacks, and the moment of the estimate.
+    looked at), the estimate and its moment.
     """
 
     name: str
     number: int
     priority: int
-    key: _Key | None = None
-    next_block: BlockHash | None = None
+    key: Key | None = None
+    estimate: Estimate | None = None
     looked: int = -1
+
+    @property
+    def next_block(self) -> BlockHash | None:
+        """The first block that the device lacked when the request was last looked at."""
+        return None if self.estimate is None else self.estimate.next_block
 
 
 class Ranking:
-    """Candidates by cost. `estimate` says what the candidate of a name needs.
+    """The candidates in a window, by cost. `look` says what a candidate needs; `window` has the candidates' numbers and
+    `candidates`, by number, these and others. Both are the owner's, who changes them together with the ranking.
 
-    Adding, moving and removing one takes O(log n) and a move of a list's tail in memory.
+    Adding, moving and taking out a candidate are O(log n) at most.
     """
 
-    def __init__(self, estimate: Callable[[str], Estimate]) -> None:
-        self._estimate = estimate
-        # In the order in which they are looked at one after the other.
-        self._candidates: OrderedDict[int, Candidate] = OrderedDict()
-        self._keys: list[_Key] = []
+    def __init__(self, look: Look, window: SortedNumbers, candidates: Mapping[int, Candidate]) -> None:
+        self._estimate = look
+        self._window = window
+        self._candidates = candidates
+        # Up to here they were looked at one after the other.
+        self._last_number = -1
+        self._keys = KeyQueue()
         self._delayed: OrderedDict[int, None] = OrderedDict()
-        self._groups: dict[BlockHash, OrderedDict[int, None]] = {}
+        # Those that lack the same block; most lack one alone.
+        self._groups: dict[BlockHash, int | OrderedDict[int, None]] = {}
         self._changed: OrderedDict[BlockHash, None] = OrderedDict()
         self._moment = 0
         self._n_looks = _LOOKS_PER_STEP
 
     def add(self, candidate: Candidate) -> None:
         """Rank a candidate, by what is known of it from earlier, if anything is."""
-        self._candidates[candidate.number] = candidate
         if candidate.key is None:
-            candidate.key, candidate.next_block = self._look(candidate)
+            candidate.estimate = self._look(candidate)
+            candidate.key = self._key(candidate, candidate.estimate)
         self._place(candidate)
         self._join_group(candidate)
 
     def remove(self, candidate: Candidate) -> None:
         """Take a candidate out."""
-        del self._candidates[candidate.number]
         self._displace(candidate)
         self._leave_group(candidate)
 
@@ -98,50 +113,63 @@ class Ranking:
             self._look_around()
         if self._changed:
             self._look_at_changed()
+        keys = self._keys
         for _ in range(_LOOKS_PER_CHOICE):
-            if not self._keys:
+            if not keys:
                 return None
-            candidate = self._candidates[self._keys[0][2]]
-            if candidate.looked == self._moment:
+            candidate = self._candidates[keys.first[2]]
+            if candidate.looked == self._moment or not self._refresh(candidate):
                 return candidate
-            self._refresh(candidate)
-        return self._candidates[self._keys[0][2]] if self._keys else None
+        return self._candidates[keys.first[2]] if keys else None
 
     # Estimates
 
-    def _look(self, candidate: Candidate) -> tuple[_Key | None, BlockHash | None]:
-        """Return the place of a candidate as of now, and the block it lacks."""
+    def _look(self, candidate: Candidate) -> Estimate:
+        """Return what a candidate needs as of now."""
         candidate.looked = self._moment
-        cost, next_block, is_coming = self._estimate(candidate.name)
-        return None if is_coming else (candidate.priority, cost, candidate.number), next_block
+        return self._estimate(candidate.name, candidate.estimate)
 
-    def _refresh(self, candidate: Candidate) -> None:
-        """Estimate a candidate anew, and move it to its place."""
-        key, next_block = self._look(candidate)
-        if next_block != candidate.next_block:
+    @staticmethod
+    def _key(candidate: Candidate, estimate: Estimate) -> Key | None:
+        """Return the place of a candidate, none if it is to be delayed."""
+        return None if estimate.is_coming else (candidate.priority, estimate.cost, candidate.number)
+
+    def _refresh(self, candidate: Candidate) -> bool:
+        """Estimate a candidate anew, and move it to its place; returns whether that is another one."""
+        before = candidate.next_block
+        estimate = self._look(candidate)
+        if estimate is candidate.estimate:
+            return False
+        if estimate.next_block != before:
             self._leave_group(candidate)
-            self._note_change(candidate.next_block)
-            candidate.next_block = next_block
+            self._note_change(before)
+            candidate.estimate = estimate
             self._join_group(candidate)
-        if key != candidate.key:
-            self._displace(candidate)
-            candidate.key = key
-            self._place(candidate)
+        candidate.estimate = estimate
+        key = self._key(candidate, estimate)
+        if key == candidate.key:
+            return False
+        self._displace(candidate)
+        candidate.key = key
+        self._place(candidate)
+        return True
 
     def _look_around(self) -> None:
         """At the beginning of a step, look at the next few, and at those that are delayed."""
-        for queue, n_looks in ((self._candidates, _ROUND_LOOKS), (self._delayed, _LOOKS_PER_STEP // 2)):
-            for _ in range(min(n_looks, len(queue))):
-                number = next(iter(queue))
-                queue.move_to_end(number)
-                self._refresh_for_once(number)
+        for _ in range(min(_ROUND_LOOKS, len(self._window))):
+            self._last_number = self._window.after(self._last_number)
+            self._refresh_for_once(self._last_number)
+        for _ in range(min(_LOOKS_PER_STEP // 2, len(self._delayed))):
+            number = next(iter(self._delayed))
+            self._delayed.move_to_end(number)
+            self._refresh_for_once(number)
 
     def _look_at_changed(self) -> None:
         """Look at those that lack what another one has just got, as far as this step's looks reach."""
         while self._changed and self._n_looks > 0:
             block = next(iter(self._changed))
             group = self._groups.get(block)
-            first = next(iter(group)) if group else None
+            first = next(iter(group)) if isinstance(group, OrderedDict) else group
             if first is not None:
                 self._refresh_for_once(first)
             # Where nothing has changed for the first one, the others can wait until they are looked at anyway.
@@ -158,28 +186,31 @@ class Ranking:
         if candidate.key is None:
             self._delayed[candidate.number] = None
         else:
-            insort(self._keys, candidate.key)
+            self._keys.add(candidate.key)
 
     def _displace(self, candidate: Candidate) -> None:
         if candidate.key is None:
             del self._delayed[candidate.number]
         else:
-            del self._keys[bisect_left(self._keys, candidate.key)]
+            self._keys.remove(candidate.key)
 
     def _join_group(self, candidate: Candidate) -> None:
-        """A group are those that lack the same block."""
-        if candidate.next_block is not None:
-            group = self._groups.get(candidate.next_block)
-            if group is None:
-                group = self._groups[candidate.next_block] = OrderedDict()
-            group[candidate.number] = None
+        block, number = candidate.next_block, candidate.number
+        if block is not None:
+            group = self._groups.setdefault(block, number)
+            if isinstance(group, OrderedDict):
+                group[number] = None
+            elif group != number:
+                self._groups[block] = OrderedDict.fromkeys((group, number))
 
     def _leave_group(self, candidate: Candidate) -> None:
-        if candidate.next_block is not None:
-            group = self._groups[candidate.next_block]
-            del group[candidate.number]
-            if not group:
-                del self._groups[candidate.next_block]
+        block = candidate.next_block
+        if block is not None:
+            group = self._groups[block]
+            if isinstance(group, OrderedDict):
+                del group[candidate.number]
+            if isinstance(group, int) or not group:
+                del self._groups[block]
 
     def _note_change(self, block: BlockHash | None) -> None:
         """Something has happened to a block; those that lack it may be cheaper now."""

@@ -6,13 +6,12 @@ prefix first of RadixAttention (SGLang, 2024) with work instead of length, so th
 not pass a short one that needs less.
 """
 
-from bisect import bisect_left, insort
-from collections.abc import Callable
 from dataclasses import dataclass
 from enum import Enum, auto
 
 from elmas.scheduling.bounds import Bounds, Overtaking
-from elmas.scheduling.ranking import Candidate, Estimate, Ranking
+from elmas.scheduling.ranking import Candidate, Look, Ranking
+from elmas.scheduling.sorted_numbers import SortedNumbers
 
 
 class _State(Enum):
@@ -31,25 +30,25 @@ class _Request(Candidate):
 
 
 class WaitingOrder:
-    """Requests by name, from their arrival until they begin. `estimate` says what a request needs.
+    """Requests by name, from their arrival until they begin. `look` says what a request needs.
 
     In a step, `next` is asked for a request and `take` told that it was tried, until there is room for no more. Those
     that could not run are `put_back`; `end_step` counts the others as begun. A lower `priority` goes first, but the
     bounds hold across priorities. With a window of 1 it is first come first served, and nothing is estimated.
     """
 
-    def __init__(self, bounds: Bounds, window_size: int, estimate: Callable[[str], Estimate]) -> None:
+    def __init__(self, bounds: Bounds, window_size: int, look: Look) -> None:
         self._bounds = bounds
         self._window_size = window_size
         self._requests: dict[str, _Request] = {}
         self._by_number: dict[int, _Request] = {}
         self._n_arrived = 0
         # Numbers by arrival.
-        self._window: list[int] = []
-        self._beyond: list[int] = []
+        self._window: SortedNumbers = SortedNumbers()
+        self._beyond: SortedNumbers = SortedNumbers()
         self._taken: dict[str, _Request] = {}
         self._overtaking = Overtaking(bounds.max_overtaken)
-        self._ranking = Ranking(estimate) if window_size > 1 else None
+        self._ranking = Ranking(look, self._window, self._by_number) if window_size > 1 else None
         self._n_aside = 0
 
     def __len__(self) -> int:
@@ -113,7 +112,7 @@ class WaitingOrder:
         if not self._window:
             return None
         # Whoever arrived first has waited longest, and was overtaken by all that passed any other.
-        oldest = self._by_number[self._window[0]]
+        oldest = self._by_number[self._window.first]
         if self._ranking is None or self._is_due(oldest, now_s):
             return oldest.name
         best = self._ranking.best()
@@ -159,34 +158,35 @@ class WaitingOrder:
     def _line_up(self, request: _Request) -> None:
         """Into the window or beyond it: the window has the first ones by arrival, else the bounds would not hold."""
         request.state = _State.BEYOND
-        insort(self._beyond, request.number)
+        self._beyond.add(request.number)
         self._fill()
-        if self._beyond and self._beyond[0] < self._window[-1]:
-            last = self._by_number[self._window[-1]]
+        if self._beyond and self._beyond.first < self._window.last:
+            last = self._by_number[self._window.last]
             self._remove(last)
             self._fill()
             last.state = _State.BEYOND
-            insort(self._beyond, last.number)
+            self._beyond.add(last.number)
 
     def _fill(self) -> None:
         while self._beyond and len(self._window) < self._window_size:
-            request = self._by_number[self._beyond.pop(0)]
+            request = self._by_number[self._beyond.first]
+            self._beyond.remove(request.number)
             request.state = _State.IN_WINDOW
-            insort(self._window, request.number)
+            self._window.add(request.number)
             if self._ranking is not None:
                 self._ranking.add(request)
 
     def _remove(self, request: _Request) -> None:
         """Out of wherever it is."""
         if request.state is _State.BEYOND:
-            del self._beyond[bisect_left(self._beyond, request.number)]
+            self._beyond.remove(request.number)
         elif request.state is _State.ASIDE:
             self._n_aside -= 1
         elif request.state is _State.TAKEN:
             del self._taken[request.name]
             self._overtaking.abort(request.number)
         else:
-            del self._window[bisect_left(self._window, request.number)]
+            self._window.remove(request.number)
             if self._ranking is not None:
                 self._ranking.remove(request)
 

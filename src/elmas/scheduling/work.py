@@ -4,8 +4,8 @@ Tokens that only the device has are taken off: they would have to be computed, t
 them.
 
 An estimate takes a few probes of the caches, however long the prompt is: prefixes are given up from their end, so what
-is resident of one is searched by halving. Where that does not hold the estimate is too low until the server looks
-itself.
+is resident of one is searched by halving, and where an earlier estimate found its end two probes tell that it is still
+there. Where prefixes have gaps the estimate is too low until the server looks itself.
 """
 
 from collections import Counter
@@ -23,6 +23,8 @@ _COMING_SHARE = 0.5
 _ON_DEVICE_SHARE = 0.5
 """So much of a prompt is on the device where it has been before."""
 
+_NOTHING_KNOWN = Estimate(0.0)
+
 Probe = Callable[[BlockHash], bool]
 
 
@@ -39,16 +41,23 @@ class Work:
         # not lose blocks of a request that has begun, so whoever shares more has this block at this place.
         self._by_first: dict[BlockHash, dict[str, Sequence[BlockHash]]] = {}
         self._n_at_place: Counter[int] = Counter()
+        # Blocks on the device of the request that was looked at last.
+        self._n_device = 0
 
-    def begin(self, name: str, blocks: Sequence[BlockHash]) -> None:
-        """A request has begun: it brings those of its blocks that the device lacks, until its `end`. One that has
-        loaded begins once more."""
+    def begin(self, name: str, blocks: Sequence[BlockHash]) -> bool:
+        """A request has begun: it brings those of its blocks that the device lacks, until its `end`; returns whether
+        there are any. One that has loaded begins once more."""
         self.end(name)
-        first = run_end(self._is_on_device, blocks, 0, len(blocks))
-        if first < len(blocks):
-            self._coming[name] = (first, blocks)
-            self._by_first.setdefault(blocks[first], {})[name] = blocks
-            self._n_at_place[first] += 1
+        # Mostly all are allocated at once, or none that were not there when it was looked at, mostly just now.
+        if not blocks or self._is_on_device(blocks[-1]):
+            return False
+        first = run_end(self._is_on_device, blocks, 0, len(blocks), self._n_device)
+        if first == len(blocks):
+            return False
+        self._coming[name] = (first, blocks)
+        self._by_first.setdefault(blocks[first], {})[name] = blocks
+        self._n_at_place[first] += 1
+        return True
 
     def end(self, name: str) -> None:
         """The request has brought its blocks, or does not run after all; it need not have begun."""
@@ -63,21 +72,27 @@ class Work:
         if not self._n_at_place[first]:
             del self._n_at_place[first]
 
-    def estimate(self, n_tokens: int, blocks: Sequence[BlockHash]) -> Estimate:
+    def estimate(self, n_tokens: int, blocks: Sequence[BlockHash], before: Estimate | None = None) -> Estimate:
         """Return what a request of `n_tokens` needs, whose complete blocks are `blocks`; its cost is in tokens to
-        compute. One token is always left to compute."""
+        compute. One token is always left to compute. Returns the same estimate as `before` if nothing has changed."""
         block_tokens, is_on_device, is_in_host = self._block_tokens, self._is_on_device, self._is_in_host
         n_usable = min(len(blocks), (n_tokens - 1) // block_tokens)
-        n_device = run_end(is_on_device, blocks, 0, n_usable)
-        n_load = run_end(is_in_host, blocks, n_device, n_usable) - n_device
-        n_at_risk = 0
+        guess = _NOTHING_KNOWN if before is None else before
+        n_device = guess.n_device
+        if n_device < min(n_usable, self._n_device) and is_on_device(blocks[n_device]):
+            n_device = self._n_device  # more than before, maybe as much as of the one that was looked at last
+        n_device = self._n_device = run_end(is_on_device, blocks, 0, n_usable, n_device)
+        n_resident = run_end(is_in_host, blocks, n_device, n_usable, guess.n_resident)
+        n_kept = n_device
         if n_device > 0 and not is_in_host(blocks[n_device - 1]):
-            n_at_risk = n_device - run_end(is_in_host, blocks, 0, n_device)
-        n_compute = n_tokens - (n_device + n_load + n_at_risk) * block_tokens
+            n_kept = run_end(is_in_host, blocks, 0, n_device, guess.n_kept)
+        n_load = n_resident - n_device
+        n_compute = n_tokens - (n_resident + n_device - n_kept) * block_tokens
         cost = n_compute + LOAD_COST_SHARE * n_load * block_tokens
-        if n_device == n_usable:
-            return Estimate(cost)
-        return Estimate(cost, blocks[n_device], bool(self._coming) and self._is_coming(blocks, n_device, n_usable))
+        next_block = blocks[n_device] if n_device < n_usable else None
+        is_coming = next_block is not None and bool(self._coming) and self._is_coming(blocks, n_device, n_usable)
+        estimate = Estimate(cost, next_block, is_coming, n_device, n_resident, n_kept)
+        return before if before == estimate else estimate
 
     def needs_room(self, n_tokens: int, blocks: Sequence[BlockHash]) -> bool:
         """Return whether the request would bring blocks to the device that it is known to have had: some of it is in a
@@ -92,21 +107,37 @@ class Work:
         """Whether a request that has begun brings most of the blocks `n_device .. n_usable - 1`."""
         last = n_device + max(0, int(_COMING_SHARE * (n_usable - n_device)) - 1)
         wanted = blocks[last]
-        return any(
-            len(others) > last and others[last] == wanted
-            for place in self._n_at_place
-            if place <= n_device
-            for others in self._by_first.get(blocks[place], {}).values()
-        )
+        for place in self._n_at_place:
+            if place <= n_device:
+                for others in self._by_first.get(blocks[place], {}).values():
+                    if len(others) > last and others[last] == wanted:
+                        return True
+        return False
 
 
-def run_end(is_there: Probe, blocks: Sequence[BlockHash], first: int, end: int) -> int:
-    """Return the end of the run of places from `first` on whose blocks are there, if these come before all others."""
-    if first >= end or not is_there(blocks[first]):
+def run_end(is_there: Probe, blocks: Sequence[BlockHash], first: int, end: int, guess: int = 0) -> int:
+    """Return the end of the run of places from `first` on whose blocks are there, if these come before all others.
+    Where that is the `guess`, two probes tell; a guess before `first` means `first`."""
+    if first >= end:
         return first
-    if is_there(blocks[end - 1]):
-        return end
-    low, high = first, end - 1
+    low, high = first - 1, end
+    if first < guess:
+        guess = min(guess, end)
+        if is_there(blocks[guess - 1]):
+            low = guess - 1
+        else:
+            high = guess - 1
+    else:
+        guess = first
+    if guess < high:
+        if not is_there(blocks[guess]):
+            return guess
+        low = guess
+    # Mostly all are there, or none, or as many as before.
+    if high == end and high - low > 1:
+        high -= 1
+        if is_there(blocks[high]):
+            return end
     while high - low > 1:
         middle = (low + high) // 2
         if is_there(blocks[middle]):

@@ -26,13 +26,13 @@ class OrderPlan:
 class WaitingRequests:
     """See the module. `estimate` says what a request needs; it is not asked with a window of 1."""
 
-    def __init__(self, plan: OrderPlan, estimate: Callable[[Live], Estimate]) -> None:
+    def __init__(self, plan: OrderPlan, estimate: Callable[[Live, Estimate | None], Estimate]) -> None:
         self._loaded: deque[Live] = deque()
         self._preempted: deque[Live] = deque()
         self._requests: dict[str, Live] = {}
         self._aside: dict[str, Live] = {}
         bounds = Bounds(plan.max_overtaken, plan.max_wait_s)
-        self._order = WaitingOrder(bounds, plan.window_size, lambda key: estimate(self._requests[key]))
+        self._order = WaitingOrder(bounds, plan.window_size, lambda key, before: estimate(self._requests[key], before))
 
     @property
     def n_ready(self) -> int:

@@ -30,9 +30,9 @@ class WorkEstimates:
         for request in [request for request in self._beginning.values() if request.n_device_blocks == 0]:
             self.has_its_prompt(request)
 
-    def estimate(self, request: Live) -> Estimate:
-        """Return what the request needs; its cost is in tokens to compute."""
-        return self._work.estimate(request.n_tokens, request.job.blocks)
+    def estimate(self, request: Live, before: Estimate | None = None) -> Estimate:
+        """Return what the request needs, which was estimated `before` or not; its cost is in tokens to compute."""
+        return self._work.estimate(request.n_tokens, request.job.blocks, before)
 
     def needs_room(self, request: Live) -> bool:
         """Return whether the request would bring blocks back to the device."""

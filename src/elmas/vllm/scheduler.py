@@ -41,7 +41,8 @@ class ReorderingMixin:
         estimates = self._elmas_estimates = WorkEstimates(half, self.kv_cache_manager)  # type: ignore[attr-defined]
         bounds = Bounds(settings.scheduler_max_overtaken, settings.scheduler_max_wait_s)
         window_size = settings.scheduler_window_size if settings.reorder else 1
-        order = WaitingOrder(bounds, window_size, lambda name: estimates.estimate(self.requests[name]))  # type: ignore[attr-defined]
+        requests = self.requests  # type: ignore[attr-defined]
+        order = WaitingOrder(bounds, window_size, lambda name, before: estimates.estimate(requests[name], before))
         told = estimates if window_size > 1 else None
         self._elmas_gathering = Gathering() if window_size > 1 and settings.gather else None
         self._elmas_queue = WaitingQueue(order, self._has_room, half.is_waiting_for_disk, told, self._is_held)

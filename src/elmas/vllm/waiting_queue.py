@@ -7,7 +7,6 @@ others, as in vLLM. After any error of the order it is first come first served.
 
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator
-from functools import partial
 from time import monotonic
 from typing import Any
 
@@ -61,7 +60,7 @@ class WaitingQueue(RequestQueue):
             name = request.request_id
             self._ordered[name] = request
             is_aside = self._is_waiting_for_disk(name)
-            self._guard(partial(WaitingOrder.arrive, name=name, now_s=now_s, priority=request.priority, aside=is_aside))
+            self._guard(WaitingOrder.arrive, name, now_s, request.priority, is_aside)
             if is_aside:
                 aside.append(request)
         return aside
@@ -69,7 +68,7 @@ class WaitingQueue(RequestQueue):
     def come_back(self, name: str) -> None:
         """The request waits for the disk no more; it may be gone."""
         if name in self._ordered:
-            self._guard(partial(WaitingOrder.come_back, name=name))
+            self._guard(WaitingOrder.come_back, name)
 
     def check_aside(self) -> None:
         """Take back whoever does not wait for the disk, though nobody has said so: the disk may be gone."""
@@ -120,9 +119,7 @@ class WaitingQueue(RequestQueue):
         del self._ordered[name]
         self._taken[name] = request
         self._chosen = None
-        if self._estimates is not None:
-            self._estimates.has_begun(request)
-        self._guard(partial(WaitingOrder.take, name=name))
+        self._guard(self._take, request)
         return request
 
     def prepend_request(self, request: Any) -> None:
@@ -137,9 +134,9 @@ class WaitingQueue(RequestQueue):
                 self._ordered[name] = self._taken.pop(name)
                 if self._estimates is not None:
                     self._estimates.has_not_begun(name)
-                self._guard(partial(WaitingOrder.put_back, name=name))
+                self._guard(WaitingOrder.put_back, name)
                 if self._is_waiting_for_disk(name):
-                    self._guard(partial(WaitingOrder.step_aside, name=name))
+                    self._guard(WaitingOrder.step_aside, name)
             else:
                 self._front.appendleft(request)
 
@@ -148,7 +145,7 @@ class WaitingQueue(RequestQueue):
         name = request.request_id
         if self._ordered.pop(name, None) is not None:
             self._chosen = None
-            self._guard(partial(WaitingOrder.leave, name=name))
+            self._guard(WaitingOrder.leave, name)
         elif request in self._new:
             self._new.remove(request)
         else:
@@ -193,18 +190,26 @@ class WaitingQueue(RequestQueue):
         if self._new:
             self.arrived()
         if self._chosen is None:
-            chosen = self._guard(partial(WaitingOrder.next, now_s=monotonic()))
-            if chosen is not None and self._guard(lambda _: self._holds(self._ordered[chosen])):
-                return None
-            self._chosen = chosen
+            self._chosen = self._guard(self._next)
         return self._chosen
 
-    def _guard(self, call: Callable[[WaitingOrder], Any]) -> Any:
-        """Ask the order; when it fails, all requests go by arrival from now on."""
+    def _next(self, order: WaitingOrder) -> str | None:
+        """Return who should run next, none when that one is to wait for others."""
+        name = order.next(monotonic())
+        return None if name is None or self._holds(self._ordered[name]) else name
+
+    def _take(self, order: WaitingOrder, request: Any) -> None:
+        """The request is tried."""
+        if self._estimates is not None:
+            self._estimates.has_begun(request)
+        order.take(request.request_id)
+
+    def _guard(self, call: Callable[..., Any], *args: Any) -> Any:
+        """Call something with the order; when it fails, all requests go by arrival from now on."""
         if self._order is None:
             return None
         try:
-            return call(self._order)
+            return call(self._order, *args)
         except Exception:
             logger.exception("elmas: internal error in the order of requests; first come first served from now on")
             self.give_up()
