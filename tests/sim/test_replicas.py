@@ -11,6 +11,7 @@ from elmas.cli import app
 from elmas.errors import UserError
 from elmas.sim.generate import TraceRecipe, generate
 from elmas.sim.hardware import hardware, model_shape
+from elmas.sim.parts import Part
 from elmas.sim.replicas import part_of, simulate_trace
 from elmas.sim.run import Setup, simulate
 from elmas.sim.traces import Access, read_trace, write_trace
@@ -28,7 +29,8 @@ def trace(tmp_path: Path) -> Path:
 
 def test_each_request_goes_to_one_replica_and_a_session_stays_where_it_is(trace: Path) -> None:
     accesses = list(read_trace(trace, BLOCK_TOKENS))
-    parts = [list(part_of(accesses, index, 3)) for index in range(3)]
+    parts = [list(read_trace(trace, BLOCK_TOKENS, Part(index, 3))) for index in range(3)]
+    assert parts == [list(part_of(accesses, Part(index, 3))) for index in range(3)]
     assert sorted((access for part in parts for access in part), key=accesses.index) == accesses
     sessions = [{access.session_id for access in part} for part in parts]
     assert not sessions[0] & sessions[1]
@@ -37,13 +39,13 @@ def test_each_request_goes_to_one_replica_and_a_session_stays_where_it_is(trace:
 
 def test_requests_without_a_session_are_dealt_out_in_turn() -> None:
     accesses = [Access(float(i), 10, 1, ()) for i in range(6)]
-    assert [access.arrival_s for access in part_of(accesses, 1, 2)] == [1.0, 3.0, 5.0]
+    assert [access.arrival_s for access in part_of(accesses, Part(1, 2))] == [1.0, 3.0, 5.0]
 
 
 def test_replicas_are_added_up_and_the_bounds_are_those_of_the_trace(trace: Path) -> None:
     open_trace = partial(read_trace, trace, BLOCK_TOKENS)
     outcome, bounds = simulate_trace(SETUP, open_trace, n_replicas=2)
-    parts = [simulate(SETUP, part_of(open_trace(), index, 2)) for index in range(2)]
+    parts = [simulate(SETUP, open_trace(Part(index, 2))) for index in range(2)]
     assert outcome.hit_tokens == sum(part.hit_tokens for part in parts)
     assert sorted(outcome.records.ttft_s) == sorted(s for part in parts for s in part.records.ttft_s)
     assert outcome.records.last_end_s == max(part.records.last_end_s for part in parts)

@@ -10,6 +10,8 @@ from hypothesis import strategies as st
 from elmas.cache.hints import Hints
 from elmas.errors import UserError
 from elmas.sim.packed import pack_trace
+from elmas.sim.parts import Part
+from elmas.sim.replicas import part_of
 from elmas.sim.traces import Access, read_trace, write_trace
 
 LINE = {"timestamp": 0, "input_length": 1100, "output_length": 600, "hash_ids": [1, 2, 3], "out_hash_ids": [4]}
@@ -75,6 +77,29 @@ def test_a_packed_trace_has_the_blocks_of_every_request_and_equal_numbers_where_
     assert len(set(numbers.values())) == len(numbers)
     assert packed.prompt_tokens == sum(access.input_tokens for access in requests)
     assert packed.n_sessions == len({access.session_id for access in requests} - {None})
+
+
+@given(st.lists(accesses, max_size=8), st.integers(1, 3), st.sampled_from([(",", ":"), (", ", ": ")]))
+def test_the_parts_of_a_trace_are_those_that_reading_all_of_it_gives(
+    tmp_path_factory: pytest.TempPathFactory, requests: list[Access], n: int, separators: tuple[str, str]
+) -> None:
+    path = tmp_path_factory.getbasetemp() / "parts.jsonl"
+    write_trace(path, sorted(requests, key=lambda access: access.arrival_s))
+    lines = [json.dumps(json.loads(line), separators=separators) for line in path.read_text().splitlines()]
+    path.write_text("\n\n".join(lines))
+    everything = list(read_trace(path, 16))
+    for index in range(n):
+        assert list(read_trace(path, 16, Part(index, n))) == list(part_of(everything, Part(index, n)))
+
+
+@pytest.mark.parametrize(
+    "change",
+    [{"timestamp": 4}, {"hash_ids": [1, 2, 1]}, {"hash_ids": []}, {"output_length": -1}, {"session_id": [1]}],
+)
+def test_a_mistake_is_found_in_one_of_the_parts(tmp_path: Path, change: dict[str, object]) -> None:
+    path = write_lines(tmp_path / "trace.jsonl", {"timestamp": 5}, {"timestamp": 5} | change)
+    with pytest.raises(UserError, match=r"trace.jsonl, line 2"):
+        [list(read_trace(path, part=Part(index, 2))) for index in range(2)]
 
 
 def test_lines_of_mooncake_are_understood(tmp_path: Path) -> None:

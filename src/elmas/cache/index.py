@@ -7,7 +7,8 @@ A row is free, being written, or resident. Only resident rows can be found; a ro
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import repeat
+from itertools import islice, repeat
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -16,9 +17,11 @@ from elmas.cache.retention import RetentionPolicy
 from elmas.cache.rows import NO_ROW, BlockHash, Rows, as_rows, no_rows
 from elmas.cache.sessions import NO_SESSION
 
+_MOST_REMEMBERED = 4096
+"""So many of the blocks that were dropped last are known."""
 
-@dataclass(frozen=True)
-class Pin:
+
+class Pin(NamedTuple):
     """Rows that one owner is reading, in one or more batches. After `deadline_s` the pin is reported as overdue; it
     still holds."""
 
@@ -47,7 +50,10 @@ class TierIndex:
             raise ValueError(f"a tier needs at least one row, not {n_rows}")
         self.n_rows = n_rows
         self.n_evicted = 0
+        self.n_dropped = 0
+        """Blocks that were held and are no more, evicted or not."""
         self._policy = policy
+        self._lately_dropped: deque[BlockHash] = deque(maxlen=_MOST_REMEMBERED)
         self._resident: dict[BlockHash, int] = {}
         self._writing: dict[BlockHash, int] = {}
         self._hash_of = np.full(n_rows, None, dtype=object)
@@ -67,6 +73,27 @@ class TierIndex:
     def is_held(self, block: BlockHash) -> bool:
         """Return whether the block is resident or being written."""
         return block in self._resident or block in self._writing
+
+    def missing_run(self, blocks: Sequence[BlockHash]) -> tuple[int, int]:
+        """Return where the first run of blocks begins and ends that are neither resident nor being written; an empty
+        one at the end when all are."""
+        is_held = list(map(self._resident.__contains__, blocks))
+        if False in is_held and not self._writing.keys().isdisjoint(blocks):
+            is_held = list(map(self.is_held, blocks))
+        if False not in is_held:
+            return len(blocks), len(blocks)
+        first = is_held.index(False)
+        return first, is_held.index(True, first) if True in is_held[first:] else len(blocks)
+
+    def missing(self, blocks: Sequence[BlockHash]) -> list[int]:
+        """Return the places of those blocks that are neither resident nor being written."""
+        resident, writing = self._resident, self._writing
+        return [place for place, block in enumerate(blocks) if block not in resident and block not in writing]
+
+    def dropped_since(self, n_dropped: int) -> list[BlockHash] | None:
+        """Return the blocks that were dropped since these were so many; None when they are too many to be known."""
+        n_since = self.n_dropped - n_dropped
+        return None if n_since > _MOST_REMEMBERED else list(islice(reversed(self._lately_dropped), n_since))
 
     def holds_any(self, blocks: Sequence[BlockHash]) -> bool:
         """Return whether one of the blocks is resident or being written."""
@@ -119,16 +146,19 @@ class TierIndex:
         if n_missing > 0:
             found = self.lookup(prefix)
             keep = found[found >= 0]
-            self._add_pins(keep)
-            if self._n_pinned < len(self._resident):
-                self._evict(self._policy.victims(n_missing, self._n_pins, blocks, session))
-            self._drop_pins(keep)
+            n_pins = self._n_pins[keep]
+            if self._n_pinned + keep.size - np.count_nonzero(n_pins) < len(self._resident):
+                self._n_pins[keep] = n_pins + 1
+                victims = self._policy.victims(n_missing, self._n_pins, blocks, session)
+                self._n_pins[keep] = n_pins
+                if victims.size:
+                    self._evict(victims)
         n_placed = min(len(blocks), len(self._free))
+        if n_placed == 0:
+            return no_rows()
         placed = blocks[:n_placed]
         if self.holds_any(placed):
             raise ValueError("a block is held already: look it up before reserving")
-        if n_placed == 0:
-            return no_rows()
         rows = self._free[-n_placed:]
         del self._free[-n_placed:]
         self._writing.update(zip(placed, rows, strict=True))
@@ -144,16 +174,15 @@ class TierIndex:
         blocks = self._end_writing(rows)
         self._resident.update(zip(blocks, rows.tolist(), strict=True))
         if blocks:
-            self._policy.insert(rows, blocks, int(self._writer[rows[0]]), now_s)
+            self._policy.insert(rows, blocks, self._writer.item(rows[0]), now_s)
 
     def abort(self, rows: Rows) -> None:
         """Give up writing: the rows are free again."""
-        self._end_writing(rows)
-        self._release(rows)
+        self._release(rows, self._end_writing(rows))
 
     def unpinned_tail(self, rows: Rows) -> Rows:
         """Return the last of these resident rows, as far back as they are not pinned."""
-        kept = np.flatnonzero(self._n_pins[rows])
+        kept = self._n_pins[rows].nonzero()[0]
         return rows[kept[-1] + 1 :] if kept.size else rows
 
     def give_up(self, rows: Rows) -> None:
@@ -217,10 +246,13 @@ class TierIndex:
         self._drop(rows)
 
     def _drop(self, rows: Rows) -> None:
-        deque(map(self._resident.__delitem__, self.blocks_in(rows)), maxlen=0)
-        self._release(rows)
+        blocks = self.blocks_in(rows)
+        deque(map(self._resident.__delitem__, blocks), maxlen=0)
+        self._release(rows, blocks)
 
-    def _release(self, rows: Rows) -> None:
+    def _release(self, rows: Rows, blocks: list[BlockHash]) -> None:
+        self.n_dropped += len(blocks)
+        self._lately_dropped += blocks
         self._hash_of[rows] = None
         self._free.extend(rows.tolist())
 
@@ -229,5 +261,7 @@ def resident_run(rows: Rows, first: int) -> Rows:
     """Return the unbroken run of resident rows of a lookup that starts at position `first`."""
     if first >= rows.size or rows[first] < 0:
         return no_rows()
-    missing = np.flatnonzero(rows[first:] < 0)
-    return rows[first : first + missing[0]] if missing.size else rows[first:]
+    run = rows[first:] if first else rows
+    is_missing = run < 0
+    n: int = is_missing.argmax().item()
+    return run[:n] if n else run

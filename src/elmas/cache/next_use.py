@@ -78,14 +78,14 @@ class NextUse:
         if rows.size == 0:
             return
         units = self._units.of(rows)
-        ends = set((np.flatnonzero(np.diff(units)) + 1).tolist())
+        ends = set(((units[1:] != units[:-1]).nonzero()[0] + 1).tolist())
         if prefixes is not None:
             ends.update(n for n in prefixes.n_blocks if n < rows.size)
         own = self._units.own(session)
         parent = NO_UNIT
         judged: set[float] = set()
         for first, last in pairwise((0, *sorted(ends), rows.size)):
-            unit = int(units[first])
+            unit = units.item(first)
             number = said.n_passed(first) if said is not None else 0
             self._worths.used(unit, session, now_s, judged)
             if unit != own:
@@ -126,10 +126,10 @@ class NextUse:
                 if not self._candidates:
                     break
                 unit = self._candidates[-1]
-                if self._units.n_rows[unit] == 0 or self._changed[unit]:
+                if self._units.n_rows.item(unit) == 0 or self._changed.item(unit):
                     self._candidates.pop()
                     continue
-                if self._worths.of[unit] > most:
+                if self._worths.of.item(unit) > most:
                     break
                 taken = self._units.take(unit, n_more, n_pins)
                 if self._units.n_rows[unit] == 0:
@@ -142,7 +142,7 @@ class NextUse:
                 break
         if self._candidates and wanted and not any(taken.size for taken in chosen):
             self._worths.refused(wanted[0], session)
-        return np.concatenate(chosen) if chosen else no_rows()
+        return chosen[0] if len(chosen) == 1 else np.concatenate(chosen) if chosen else no_rows()
 
     def worth(self, rows: Rows) -> NDArray[np.float64]:
         """Return the chance per second that each row is asked for, times the work that it saves."""
@@ -197,7 +197,7 @@ class NextUse:
 
     def _use_shared(self, unit: int, rows: Rows, now_s: float) -> int:
         """Rows of a unit that is not the session's own are used; returns the shared unit they are in now."""
-        owner = int(self._units.owner[unit])
+        owner = self._units.owner.item(unit)
         used_s = self._sessions.last_s(owner) if owner != NO_SESSION else now_s
         if owner != NO_SESSION:
             self._worths.sharing.shared(self._worths.level(unit), now_s - used_s)

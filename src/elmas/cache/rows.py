@@ -15,9 +15,12 @@ BlockHash = bytes
 """vLLM's chained prefix hash of one block: equal hashes mean equal tokens, LoRA and salt from the start on."""
 
 
+_NO_ROWS: Rows = np.empty(0, dtype=np.int64)
+
+
 def no_rows() -> Rows:
     """Return an empty batch of rows."""
-    return np.empty(0, dtype=np.int64)
+    return _NO_ROWS
 
 
 def as_rows(values: Sequence[int]) -> Rows:

@@ -137,8 +137,12 @@ class Units:
     def take(self, unit: int, n_most: int, n_pins: NDArray[np.int32]) -> Rows:
         """Take up to so many unpinned rows out of a unit, the last ones first."""
         held = self._live(unit)
-        places = np.flatnonzero(n_pins[held] == 0)[-n_most:]
-        taken = held[places][::-1].astype(np.int64)
+        last = held[-n_most:]
+        if np.count_nonzero(n_pins[last]):
+            last = held[(n_pins[held] == 0).nonzero()[0][-n_most:]]
+        else:
+            self._rows[unit] = held[:-n_most]
+        taken = last[::-1].astype(np.int64)
         self._unit_of[taken] = NO_UNIT
         self.n_rows[unit] -= taken.size
         return taken

@@ -13,6 +13,8 @@ rows because of hints, what is due first. Beyond that, hints decide what it keep
 own counts as what stands at the same place in the order by habit.
 """
 
+import math
+
 import numpy as np
 from numpy.typing import NDArray
 
@@ -83,8 +85,8 @@ class Worths:
     def used(self, unit: int, session: int, now_s: float, judged: set[float]) -> None:
         """A session uses a unit: see what was said of that. `judged` are the times whose hints were judged by this
         use already."""
-        said_s, span_s = float(self._said_s[unit]), float(self._span_s[unit])
-        if np.isnan(span_s) or (np.isinf(span_s) and session == self._teller[unit]):
+        said_s, span_s = self._said_s.item(unit), self._span_s.item(unit)
+        if math.isnan(span_s) or (math.isinf(span_s) and session == self._teller.item(unit)):
             return
         if said_s not in judged:
             judged.add(said_s)

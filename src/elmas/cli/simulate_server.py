@@ -9,6 +9,7 @@ from typing import TYPE_CHECKING, Any
 from elmas.errors import UserError
 
 if TYPE_CHECKING:
+    from elmas.sim.parts import Part
     from elmas.sim.run import Setup
     from elmas.sim.traces import Access
 
@@ -93,18 +94,20 @@ def play(
     return result
 
 
-def _requests(trace: Path, block_tokens: int, hints: str, seed: int) -> "Iterator[Access]":
-    """Return the requests of a trace with the hints of this kind."""
+def _requests(trace: Path, block_tokens: int, hints: str, seed: int, part: "Part") -> "Iterator[Access]":
+    """Return the requests of a part of a trace with the hints of this kind."""
     from elmas.sim.hints import hints_for
     from elmas.sim.optimal import look_ahead
     from elmas.sim.packed import pack_trace
+    from elmas.sim.replicas import part_of
     from elmas.sim.traces import read_trace
 
-    accesses = read_trace(trace, block_tokens)
     if hints == "trace":
-        return accesses
+        return read_trace(trace, block_tokens, part)
     if hints == "none":
+        accesses = read_trace(trace, block_tokens, part)
         return (replace(access, hints=None) if access.hints is not None else access for access in accesses)
     packed = pack_trace(read_trace(trace, block_tokens), block_tokens)
     given = hints_for(hints, packed, look_ahead(packed), seed)
-    return (replace(access, hints=hint) for access, hint in zip(accesses, given, strict=True))
+    accesses = read_trace(trace, block_tokens)
+    return part_of((replace(access, hints=hint) for access, hint in zip(accesses, given, strict=True)), part)

@@ -35,6 +35,14 @@ class Need:
     last: int
 
 
+@dataclass(frozen=True, slots=True)
+class _Complete:
+    """Blocks of a request that are all held, as is known since so many blocks of the tier had been dropped."""
+
+    n_dropped: int
+    blocks: frozenset[BlockHash]
+
+
 class Exchange:
     """See the module; the device has `n_device_blocks`."""
 
@@ -48,9 +56,10 @@ class Exchange:
         self._running: dict[str, int] = {}
         self._n_of_session: Counter[int] = Counter()
         self._has_changed = False
-        # Those known to have no rows to spare, and those known to lack none while so many had been evicted.
+        # Those known to have no rows to spare, and those known to lack none, as of so many dropped blocks.
         self._drained: set[str] = set()
-        self._complete: dict[str, int] = {}
+        self._complete: dict[str, _Complete] = {}
+        self._n_dropped = 0
 
     @property
     def n_only_on_device(self) -> int:
@@ -97,12 +106,16 @@ class Exchange:
         needs: list[Need] = []
         spare, giver = no_rows(), len(order)
         for taker, request in enumerate(order[: min(n_waiting, _MOST_TAKERS)]):
-            first, last = self._wanted(request) if taker < giver else (0, 0)
+            if taker >= giver:
+                break
+            first, last = self._wanted(request)
             if first == last:
                 continue
             while spare.size < last - first and giver > taker + 1:
                 giver -= 1
-                spare = np.concatenate((spare, self._spare(order[giver])))
+                given = self._spare(order[giver])
+                if given.size:
+                    spare = np.concatenate((spare, given))
             n = min(last - first, spare.size)
             if n == 0:
                 break
@@ -114,15 +127,32 @@ class Exchange:
 
     def _wanted(self, request: str) -> tuple[int, int]:
         """The first blocks of the request that are not held; an empty span when all are, as far as they are known."""
-        n_evicted = self._tier.index.n_evicted
-        hashes = self._on_device(request) if self._complete.get(request) != n_evicted else None
+        index = self._tier.index
+        if index.n_dropped != self._n_dropped:
+            self._forget_incomplete()
+        known = self._complete.get(request)
+        if known is not None and known.n_dropped == index.n_dropped:
+            return 0, 0
+        hashes = self._on_device(request)
         if hashes is None:
             return 0, 0
-        held = [self._tier.index.is_held(block) for block in hashes]
-        first = next((place for place, is_held in enumerate(held) if not is_held), len(held))
-        if first == len(held):
-            self._complete[request] = n_evicted
-        return first, next((place for place in range(first, len(held)) if held[place]), len(held))
+        if known is not None and len(known.blocks) == len(hashes):
+            self._complete[request] = _Complete(index.n_dropped, known.blocks)
+            return 0, 0
+        first, last = index.missing_run(hashes)
+        if first == last:
+            self._complete[request] = _Complete(index.n_dropped, frozenset(hashes))
+        return first, last
+
+    def _forget_incomplete(self) -> None:
+        """Blocks were dropped: forget those requests that have lost one."""
+        dropped = self._tier.index.dropped_since(self._n_dropped)
+        self._n_dropped = self._tier.index.n_dropped
+        if dropped is None:
+            self._complete.clear()
+            return
+        for request in [request for request, known in self._complete.items() if not known.blocks.isdisjoint(dropped)]:
+            del self._complete[request]
 
     def _spare(self, request: str) -> Rows:
         """The rows that the request can spare, the last of its prefix first."""

@@ -13,7 +13,7 @@ the transfers it returns. The order for one request:
 
 from collections import Counter
 from collections.abc import Sequence
-from dataclasses import dataclass
+from typing import NamedTuple
 
 import numpy as np
 from numpy.typing import NDArray
@@ -29,9 +29,10 @@ LOAD_DEADLINE_S = 30.0
 EXPECTATION_DEADLINE_S = 600.0
 """The rows of a request that waits longer lose their protection."""
 
+_EXPECTATION = "expected by "
 
-@dataclass(frozen=True)
-class Offer:
+
+class Offer(NamedTuple):
     """The blocks of a request that may be loaded, from block `first` on, and the rows of its whole prefix."""
 
     first: int
@@ -39,8 +40,7 @@ class Offer:
     prefix: Rows
 
 
-@dataclass(frozen=True)
-class Acceptance:
+class Acceptance(NamedTuple):
     """The outcome of `accept`: how many of the request's first blocks are resident, the load, if any, and how many of
     its blocks came from disk for this."""
 
@@ -49,8 +49,7 @@ class Acceptance:
     n_from_disk: int = 0
 
 
-@dataclass(frozen=True)
-class StoreOrder:
+class StoreOrder(NamedTuple):
     """The outcome of `store`: how far the request's blocks were considered, and what is to be copied, if anything.
 
     `places` are the positions in the request of the blocks that are copied; `n_dropped` blocks found no row.
@@ -121,9 +120,9 @@ class HostTier:
         """Return the requests whose load is past its deadline, and dismiss those that wait for too long."""
         owners = self.index.overdue(now_s)
         loads = [owner for owner in owners if owner in self._loads]
-        late = set(owners)
-        for request in [request for request in self._expected if late and _expectation(request) in late]:
-            self.dismiss(request)
+        for owner in owners:
+            if owner.startswith(_EXPECTATION):
+                self.dismiss(owner.removeprefix(_EXPECTATION))
         return loads
 
     def offer(self, request: str, hashes: Sequence[BlockHash], first: int, now_s: float) -> int:
@@ -195,15 +194,14 @@ class HostTier:
         dropped together with everything after it, which could not be reached without it.
         """
         allowance = self.store_allowance
-        wanted: list[int] = []
-        end = first
-        while end < last and len(wanted) < allowance:
-            if not self.index.is_held(hashes[end]):
-                wanted.append(end)
-            end += 1
+        if allowance <= 0:
+            return StoreOrder(0, None)
+        blocks = hashes[first:last]
+        wanted = self.index.missing(blocks)[:allowance]
+        end = last if len(wanted) < allowance else first + wanted[-1] + 1
         if not wanted:
             return StoreOrder(end - first, None)
-        rows = self.index.reserve([hashes[i] for i in wanted], hashes[: wanted[0]], session)
+        rows = self.index.reserve([blocks[i] for i in wanted], hashes[: first + wanted[0]], session)
         self._user[rows] = session
         n_dropped = len(wanted) - int(rows.size)
         if n_dropped:
@@ -211,8 +209,8 @@ class HostTier:
             end = last
         if rows.size == 0:
             return StoreOrder(end - first, None, (), n_dropped)
-        sources = [device_blocks[i - first] for i in wanted[: rows.size]]
-        places = tuple(wanted[: rows.size])
+        sources = [device_blocks[i] for i in wanted[: rows.size]]
+        places = tuple([first + i for i in wanted[: rows.size]])
         return StoreOrder(end - first, self._stores.open(request, rows, sources), places, n_dropped)
 
     def stored(self, number: int, n_ranks: int, now_s: float) -> Transfer | None:
@@ -230,7 +228,7 @@ class HostTier:
         if session == NO_SESSION:
             return no_rows()
         rows = self.index.unpinned_tail(resident_run(self.index.lookup(hashes), 0))
-        shared = np.flatnonzero(self._user[rows] != session)
+        shared = (self._user[rows] != session).nonzero()[0]
         return rows[shared[-1] + 1 if shared.size else 0 :][::-1]
 
     def landed(self, rows: Rows, now_s: float) -> None:
@@ -247,4 +245,4 @@ class HostTier:
 
 def _expectation(request: str) -> str:
     """The owner of the pin that keeps a waiting request's rows; its offer and load pin under its own name."""
-    return f"expected by {request}"
+    return _EXPECTATION + request

@@ -21,6 +21,8 @@ class CopyChannel:
 
     def __init__(self, bytes_per_s: float) -> None:
         self.n_bytes = 0
+        self.next_end_s = math.inf
+        """When the next copy ends; infinite without one."""
         self._bytes_per_s = bytes_per_s
         self._free_s = 0.0
         self._under_way: deque[tuple[float, int]] = deque()
@@ -30,19 +32,16 @@ class CopyChannel:
         seconds = n_bytes / self._bytes_per_s
         self._free_s = max(self._free_s, now_s) + seconds
         self._under_way.append((self._free_s, number))
+        self.next_end_s = self._under_way[0][0]
         self.n_bytes += n_bytes
         return seconds
-
-    @property
-    def next_end_s(self) -> float:
-        """When the next copy ends; infinite without one."""
-        return self._under_way[0][0] if self._under_way else math.inf
 
     def take_ended(self, now_s: float) -> list[int]:
         """Return the copies that have ended by now."""
         ended = []
         while self._under_way and self._under_way[0][0] <= now_s:
             ended.append(self._under_way.popleft()[1])
+        self.next_end_s = self._under_way[0][0] if self._under_way else math.inf
         return ended
 
 

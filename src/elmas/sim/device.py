@@ -9,6 +9,7 @@ The queue is kept in batches, as in `elmas.cache.lru`: an entry counts only with
 
 from collections import deque
 from collections.abc import Sequence
+from itertools import takewhile
 
 import numpy as np
 from numpy.typing import NDArray
@@ -44,13 +45,7 @@ class DeviceCache:
 
     def n_resident(self, hashes: Sequence[BlockHash]) -> int:
         """Return how many of the first blocks are on the device, without a gap."""
-        found = self._found
-        n = 0
-        for key in hashes:
-            if key not in found:
-                break
-            n += 1
-        return n
+        return len(list(takewhile(self._found.__contains__, hashes)))
 
     def holds(self, block: BlockHash) -> bool:
         """Return whether the block is on the device."""
@@ -62,16 +57,16 @@ class DeviceCache:
 
     def n_unused(self, blocks: DeviceBlocks) -> int:
         """Return how many of these blocks are free now, though they hold something."""
-        return int(np.count_nonzero(self._n_references[blocks] == 0))
+        return blocks.size - int(np.count_nonzero(self._n_references[blocks]))
 
     def touch(self, blocks: DeviceBlocks) -> None:
         """Add a reference to each of the blocks, so that none is taken for something else."""
-        counts = self._n_references
-        free = blocks[counts[blocks] == 0]
-        if free.size:
+        counts = self._n_references[blocks]
+        if np.count_nonzero(counts) < counts.size:
+            free = blocks[counts == 0]
             self._stamp[free] = _NOT_FREE
             self.n_free -= free.size
-        counts[blocks] += 1
+        self._n_references[blocks] = counts + 1
 
     def allocate(self, n: int) -> DeviceBlocks:
         """Take `n` free blocks with a reference each; what they held can be found no more. ValueError if too many."""
@@ -108,11 +103,11 @@ class DeviceCache:
 
     def release(self, blocks: DeviceBlocks) -> None:
         """Drop a reference of each block; those without one are free, the last of the prefix first to go."""
-        counts = self._n_references
-        counts[blocks] -= 1
-        free = blocks[counts[blocks] == 0][::-1]
-        if not free.size:
+        counts = self._n_references[blocks] - 1
+        self._n_references[blocks] = counts
+        if np.count_nonzero(counts) == counts.size:
             return
+        free = blocks[counts == 0][::-1]
         self.n_free += free.size
         hash_of = self._hash_of
         # Only the newest block of a request can be incomplete, and it comes first now.

@@ -1,28 +1,27 @@
 """Simulations of traces in processes: the bounds beside the server, and independent servers beside each other.
 
 Each replica is a whole server of its own that gets some of the sessions, as behind a router that keeps a session where
-it is. A process reads the trace itself and passes over what is not its own.
+it is. A process reads its part of the trace itself.
 """
 
 import multiprocessing
-import zlib
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import ProcessPoolExecutor
 from itertools import chain
 
+from elmas.sim.parts import WHOLE, Part
 from elmas.sim.records import Counts, Records
 from elmas.sim.run import BytesMoved, HitBounds, Outcome, Setup, hit_bounds, simulate
 from elmas.sim.traces import Access
 
-OpenTrace = Callable[[], Iterable[Access]]
-"""Begins to read a trace; it must be possible to send it to another process."""
+OpenTrace = Callable[[Part], Iterable[Access]]
+"""Begins to read a part of a trace; it must be possible to send it to another process."""
 
 
-def part_of(accesses: Iterable[Access], replica: int, n_replicas: int) -> Iterator[Access]:
-    """Yield the requests that one of the replicas gets: by session, or in turn where a request names none."""
+def part_of(accesses: Iterable[Access], part: Part) -> Iterator[Access]:
+    """Yield the requests of a part."""
     for number, access in enumerate(accesses):
-        key = number if access.session_id is None else zlib.crc32(access.session_id.encode())
-        if key % n_replicas == replica:
+        if part.has(number, None if access.session_id is None else access.session_id.encode()):
             yield access
 
 
@@ -32,25 +31,25 @@ def simulate_trace(
     """Simulate replicas of a server on a trace; return what they come to together, and the bounds of one tier that has
     the capacity of all. One process for each replica, and one for the bounds."""
     if n_replicas == 1 and not has_bounds:
-        return simulate(setup, open_trace()), None
+        return simulate(setup, open_trace(WHOLE)), None
     context = multiprocessing.get_context("spawn")
     with ProcessPoolExecutor(n_replicas, mp_context=context) as pool:
         bounds = None
-        others = [pool.submit(_replica, setup, open_trace, index, n_replicas) for index in range(1, n_replicas)]
+        parts = [Part(index, n_replicas) for index in range(n_replicas)]
+        others = [pool.submit(_replica, setup, open_trace, part) for part in parts[1:]]
         if has_bounds:
             bounds = pool.submit(_bounds, open_trace, setup.block_tokens, n_replicas * setup.capacity_blocks)
-        first = _replica(setup, open_trace, 0, n_replicas)
+        first = _replica(setup, open_trace, parts[0])
         outcomes = [first, *(other.result() for other in others)]
         return _merged(outcomes), bounds.result() if bounds is not None else None
 
 
-def _replica(setup: Setup, open_trace: OpenTrace, index: int, n_replicas: int) -> Outcome:
-    accesses = open_trace()
-    return simulate(setup, accesses if n_replicas == 1 else part_of(accesses, index, n_replicas))
+def _replica(setup: Setup, open_trace: OpenTrace, part: Part) -> Outcome:
+    return simulate(setup, open_trace(part))
 
 
 def _bounds(open_trace: OpenTrace, block_tokens: int, capacity_blocks: int) -> HitBounds:
-    return hit_bounds(open_trace(), block_tokens, capacity_blocks)
+    return hit_bounds(open_trace(WHOLE), block_tokens, capacity_blocks)
 
 
 def _merged(outcomes: list[Outcome]) -> Outcome:

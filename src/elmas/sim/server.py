@@ -128,7 +128,7 @@ class Server:
 
     def _next_visible_s(self) -> float:
         """When the engine sees the next arrival: the front end takes its time for each, and lets only so many in."""
-        if self._waiting.n_ready + self._waiting.n_aside >= self._plan.max_waiting:
+        if self._waiting.n_waiting >= self._plan.max_waiting:
             return math.inf
         return max(self._source.next_arrival_s(), self._frontend_free_s) + self._plan.frontend_s
 
@@ -240,22 +240,23 @@ class Server:
                 n_usable = min((n_tokens - 1) // block_tokens, len(request.job.blocks))
                 usable = request.job.blocks[:n_usable]
                 n_hit = device.n_resident(usable)
-                if tiers is not None:
-                    offered = tiers.offer(request, n_usable, n_hit, self.now_s)
-                    if offered is None:
-                        waiting.set_aside(request)
-                        continue
-                    n_load = offered
+                if tiers is not None and not tiers.takes_turn(request, self.now_s):
+                    waiting.set_aside(request)
+                    continue
                 hits = device.find(usable[:n_hit])
                 n_unused = device.n_unused(hits)
-                n_computed = (n_hit + n_load) * block_tokens
             # vLLM begins only what fits entirely, and loads only what leaves room for the prompts that are under way.
             n_all = self._n_blocks(n_tokens) - n_hit - had
+            if n_all + n_unused > device.n_free:
+                self._is_blocked = True
+                return
+            if had == 0:
+                if tiers is not None:
+                    n_load = tiers.offer(request, n_usable, n_hit, self.now_s)
+                n_computed = (n_hit + n_load) * block_tokens
             n = 0 if n_load else min(n_tokens - n_computed, budget)
             n_new = n_load or self._n_blocks(n_computed + n) - n_hit - had
-            if n_all + n_unused > device.n_free or (
-                n_load and n_new + n_unused + self._n_reserved_in_all() > device.n_free
-            ):
+            if n_load and n_new + n_unused + self._n_reserved_in_all() > device.n_free:
                 self._is_blocked = True
                 return
             waiting.begin(request)

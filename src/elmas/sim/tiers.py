@@ -10,8 +10,6 @@ from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
 
-import numpy as np
-
 from elmas.cache.costs import CostModel
 from elmas.cache.index import TierIndex
 from elmas.cache.retention import POLICIES
@@ -25,7 +23,7 @@ from elmas.movement.exchange import Exchange
 from elmas.movement.host_tier import HostTier
 from elmas.movement.transfers import Transfer
 from elmas.sim.channels import CopyChannel, DiskSpeed, VirtualDisk
-from elmas.sim.device import DeviceCache
+from elmas.sim.device import DeviceBlocks, DeviceCache
 from elmas.sim.offloading import OffloadingLru
 from elmas.sim.requests import Live
 from elmas.tiers.disk.format import choose_shape
@@ -85,6 +83,7 @@ class Tiers:
         self._line = WaitingLine()
         self._to_load: list[tuple[Live, Transfer]] = []
         self._to_store: list[Transfer] = []
+        self._storing: dict[int, DeviceBlocks] = {}
         self._loading: dict[int, Live] = {}
         self._uncovered: deque[Live] = deque()
         self._begun: dict[str, Live] = {}
@@ -138,17 +137,17 @@ class Tiers:
         n_covered = self._block_tokens * self._read_for(request, found, n_ahead, wait_s, now_s)
         self._line.set_work(request.key, self.costs.prefill_s(n_covered, job.n_prompt_tokens - n_covered) or 0.0)
 
-    def offer(self, request: Live, n_usable: int, n_on_device: int, now_s: float) -> int | None:
-        """Return how many of the first `n_usable` blocks can be loaded after those on the device.
+    def takes_turn(self, request: Live, now_s: float) -> bool:
+        """The request's turn has come; returns whether it takes it, or waits on for its reads."""
+        if self.disk is None:
+            return True
+        tier = self.disk.tier
+        if tier.is_waiting(request.key):
+            tier.take_turn(request.key, 0, now_s)
+        return not tier.is_waiting(request.key)
 
-        None: not now, the request waits for its reads.
-        """
-        if self.disk is not None:
-            tier = self.disk.tier
-            if tier.is_waiting(request.key):
-                tier.take_turn(request.key, 0, now_s)
-            if tier.is_waiting(request.key):
-                return None
+    def offer(self, request: Live, n_usable: int, n_on_device: int, now_s: float) -> int:
+        """Return how many of the first `n_usable` blocks can be loaded after those on the device."""
         self._has_offers = True
         return self.host.offer(request.key, request.job.blocks[:n_usable], n_on_device, now_s)
 
@@ -206,7 +205,9 @@ class Tiers:
         if order.transfer is None:
             return order.n_considered
         # Held until the copy is confirmed, whatever becomes of the request.
-        self._device.touch(np.array(order.transfer.device_blocks, dtype=np.int64))
+        stored = blocks.copy() if order.transfer.n_blocks == blocks.size else request.device_blocks[list(order.places)]
+        self._device.touch(stored)
+        self._storing[order.transfer.number] = stored
         self._to_store.append(order.transfer)
         if self.disk is not None:
             admitted = self.disk.tier.admitted(request.key, request.job.blocks, order.places)
@@ -306,9 +307,8 @@ class Tiers:
         """Take in the stores that have ended by now: their device blocks are given back; returns whether any were."""
         numbers = self.stores.take_ended(now_s)
         for number in numbers:
-            transfer = self.host.stored(number, 1, now_s)
-            assert transfer is not None
-            self._device.release(np.array(transfer.device_blocks, dtype=np.int64))
+            self.host.stored(number, 1, now_s)
+            self._device.release(self._storing.pop(number))
             admitted = self._to_write.pop(number, None)
             if admitted is not None and self.disk is not None:
                 self.disk.tier.admit(*admitted)

@@ -11,11 +11,15 @@ import json
 import math
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
+from itertools import count
 from pathlib import Path
 from typing import Any
 
+import msgspec
+
 from elmas.cache.hints import HINT_FIELDS, NO_HINTS, Hints, parse_hints
 from elmas.errors import UserError
+from elmas.sim.parts import WHOLE, Part
 
 DEFAULT_BLOCK_TOKENS = 512
 """Tokens per block in Mooncake's traces."""
@@ -34,22 +38,29 @@ class Access:
     hints: Hints | None = None
 
 
-def read_trace(path: Path, block_tokens: int = DEFAULT_BLOCK_TOKENS) -> Iterator[Access]:
-    """Yield the requests of a trace file in its order; holds one line at a time.
+def read_trace(path: Path, block_tokens: int = DEFAULT_BLOCK_TOKENS, part: Part = WHOLE) -> Iterator[Access]:
+    """Yield the requests of a trace file, or of a part of it, in its order; holds one line at a time. Of the lines of
+    other parts only the times are looked at.
 
     Raises UserError that names file and line, and what to change, for anything that is not as the module says.
     """
     try:
         with path.open("rb") as file:
-            last_ms = 0.0
+            last_ms, requests = 0.0, count()
             for number, line in enumerate(file, start=1):
                 if line.isspace():
+                    continue
+                request = next(requests)
+                passed_ms = part.passed_ms(request, line)
+                if passed_ms is not None and passed_ms >= last_ms:
+                    last_ms = passed_ms
                     continue
                 try:
                     access, last_ms = _parse(line, last_ms, block_tokens)
                 except _BadLineError as error:
                     raise UserError(f"{path}, line {number}: {error}") from None
-                yield access
+                if part.has(request, None if access.session_id is None else access.session_id.encode()):
+                    yield access
     except OSError as error:
         raise UserError(f"cannot read {path} ({error.strerror}): give the path of a trace file") from None
 
@@ -99,8 +110,8 @@ def _plain_ms(seconds: float) -> float | int:
 def _parse(line: bytes, last_ms: float, block_tokens: int) -> tuple[Access, float]:
     """Return the request of a line and its time in ms."""
     try:
-        fields = json.loads(line)
-    except ValueError:
+        fields = msgspec.json.decode(line)
+    except (msgspec.DecodeError, ValueError):
         raise _BadLineError("not a JSON object: write one object per line") from None
     if not isinstance(fields, dict):
         raise _BadLineError("not a JSON object: write one object per line")

@@ -40,6 +40,11 @@ class WaitingRequests:
         return len(self._loaded) + len(self._preempted) + len(self._requests) - len(self._aside)
 
     @property
+    def n_waiting(self) -> int:
+        """All requests that wait."""
+        return len(self._loaded) + len(self._preempted) + len(self._requests)
+
+    @property
     def n_aside(self) -> int:
         """Requests that were set aside."""
         return len(self._aside)
