@@ -88,7 +88,7 @@ def step_table(result: SchedulerResult) -> Table:
     for cost in result.steps:
         table.add_row(
             str(cost.n_waiting),
-            "all" if cost.is_resident else "none",
+            f"{cost.resident_share:.0%}",
             str(cost.n_admitted),
             f"{cost.microseconds:.0f}",
             f"{cost.order_microseconds:.0f}",

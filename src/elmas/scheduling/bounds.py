@@ -30,8 +30,12 @@ class Overtaking:
     def n_overtaken(self, number: int) -> int:
         """Return how many requests with a greater number have begun, those of this step included; above
         `max_counted` it is only said to be that much."""
-        n_begun = len(self._begun) - bisect_right(self._begun, number)
-        return n_begun + len(self._beginning) - bisect_right(self._beginning, number)
+        begun, beginning = self._begun, self._beginning
+        # Mostly there is none.
+        n_begun = len(begun) - bisect_right(begun, number) if begun and begun[-1] > number else 0
+        if beginning and beginning[-1] > number:
+            n_begun += len(beginning) - bisect_right(beginning, number)
+        return n_begun
 
     def begin(self, number: int) -> None:
         """The request is tried."""

@@ -56,7 +56,7 @@ class Gathering:
 
     def arrived(self, came_s: float, now_s: float, is_idle: bool, n_only_on_device: int) -> None:
         """The scheduler sees a request that came to the server at `came_s`. `is_idle` says that no other one waits or
-        runs, `n_only_on_device` how many blocks of the device host memory has refused or given up so far."""
+        runs, `n_only_on_device` how many blocks of the device host memory has refused so far."""
         burst = self._now
         if burst is not None and (is_idle or not burst.goes_on(came_s)):
             self._expected, self._now = burst, None

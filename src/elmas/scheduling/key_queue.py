@@ -28,12 +28,13 @@ class KeyQueue:
         return len(self._line) - self._start + len(self._heap) - len(self._gone)
 
     @property
-    def first(self) -> Key:
-        """The least key. IndexError without one."""
+    def first(self) -> Key | None:
+        """The least key, None without one."""
+        heap = self._heap
         if self._start == len(self._line):
-            return self._heap[0]
+            return heap[0] if heap else None
         first = self._line[self._start]
-        return self._heap[0] if self._heap and self._heap[0] < first else first
+        return heap[0] if heap and heap[0] < first else first
 
     def add(self, key: Key) -> None:
         """Add a key, which must not be there."""
@@ -49,8 +50,9 @@ class KeyQueue:
         """Take a key out, which must be there."""
         line, start = self._line, self._start
         if start < len(line) and key == line[start]:
-            self._start += 1
-            self._trim_line()
+            self._start = start = start + 1
+            if self._gone or start >= _CUT or start == len(line):
+                self._trim_line()
         elif self._heap and key == self._heap[0]:
             heappop(self._heap)
             while self._heap and self._heap[0] in self._gone:

@@ -87,7 +87,8 @@ class Ranking:
     def add(self, candidate: Candidate) -> None:
         """Rank a candidate, by what is known of it from earlier, if anything is."""
         if candidate.key is None:
-            candidate.estimate = self._look(candidate)
+            candidate.looked = self._moment
+            candidate.estimate = self._estimate(candidate.name, candidate.estimate)
             candidate.key = self._key(candidate, candidate.estimate)
         self._place(candidate)
         self._join_group(candidate)
@@ -113,21 +114,18 @@ class Ranking:
             self._look_around()
         if self._changed:
             self._look_at_changed()
-        keys = self._keys
+        keys, candidates = self._keys, self._candidates
         for _ in range(_LOOKS_PER_CHOICE):
-            if not keys:
+            first = keys.first
+            if first is None:
                 return None
-            candidate = self._candidates[keys.first[2]]
+            candidate = candidates[first[2]]
             if candidate.looked == self._moment or not self._refresh(candidate):
                 return candidate
-        return self._candidates[keys.first[2]] if keys else None
+        first = keys.first
+        return None if first is None else candidates[first[2]]
 
     # Estimates
-
-    def _look(self, candidate: Candidate) -> Estimate:
-        """Return what a candidate needs as of now."""
-        candidate.looked = self._moment
-        return self._estimate(candidate.name, candidate.estimate)
 
     @staticmethod
     def _key(candidate: Candidate, estimate: Estimate) -> Key | None:
@@ -136,13 +134,14 @@ class Ranking:
 
     def _refresh(self, candidate: Candidate) -> bool:
         """Estimate a candidate anew, and move it to its place; returns whether that is another one."""
-        before = candidate.next_block
-        estimate = self._look(candidate)
-        if estimate is candidate.estimate:
+        before = candidate.estimate
+        candidate.looked = self._moment
+        estimate = self._estimate(candidate.name, before)
+        if estimate is before:
             return False
-        if estimate.next_block != before:
+        if before is None or estimate.next_block != before.next_block:
             self._leave_group(candidate)
-            self._note_change(before)
+            self._note_change(candidate.next_block)
             candidate.estimate = estimate
             self._join_group(candidate)
         candidate.estimate = estimate
@@ -207,9 +206,11 @@ class Ranking:
         block = candidate.next_block
         if block is not None:
             group = self._groups[block]
-            if isinstance(group, OrderedDict):
-                del group[candidate.number]
-            if isinstance(group, int) or not group:
+            if isinstance(group, int):
+                del self._groups[block]
+                return
+            del group[candidate.number]
+            if not group:
                 del self._groups[block]
 
     def _note_change(self, block: BlockHash | None) -> None:

@@ -25,9 +25,9 @@ class SortedNumbers:
         return len(self._numbers) - self._start - len(self._gone)
 
     @property
-    def first(self) -> int:
-        """The least number. IndexError without one."""
-        return self._numbers[self._start]
+    def first(self) -> int | None:
+        """The least number, None without one."""
+        return self._numbers[self._start] if self._numbers else None
 
     @property
     def last(self) -> int:
@@ -40,7 +40,7 @@ class SortedNumbers:
         numbers, place = self._numbers, bisect_right(self._numbers, number, lo=self._start)
         while place < len(numbers) and numbers[place] in self._gone:
             place += 1
-        return numbers[place] if place < len(numbers) else self.first
+        return numbers[place] if place < len(numbers) else numbers[self._start]
 
     def add(self, number: int) -> None:
         """Put a number in its place. It must not be there."""
@@ -54,18 +54,19 @@ class SortedNumbers:
 
     def remove(self, number: int) -> None:
         """Take a number out, which must be there."""
-        numbers = self._numbers
-        if number == numbers[self._start]:
-            self._start += 1
-            self._trim_front()
+        numbers, start = self._numbers, self._start
+        if number == numbers[start]:
+            self._start = start = start + 1
+            if self._gone or start >= _CUT or start == len(numbers):
+                self._trim_front()
         elif number == numbers[-1]:
             numbers.pop()
             while numbers[-1] in self._gone:
                 self._gone.remove(numbers.pop())
         else:
             self._gone.add(number)
-            if 2 * len(self._gone) > len(numbers) - self._start:
-                self._numbers = [number for number in numbers[self._start :] if number not in self._gone]
+            if 2 * len(self._gone) > len(numbers) - start:
+                self._numbers = [number for number in numbers[start:] if number not in self._gone]
                 self._start = 0
                 self._gone.clear()
 

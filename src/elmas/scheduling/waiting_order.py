@@ -109,10 +109,11 @@ class WaitingOrder:
 
     def next(self, now_s: float) -> str | None:
         """Return who should run next; None when all that wait are aside or delayed."""
-        if not self._window:
+        number = self._window.first
+        if number is None:
             return None
         # Whoever arrived first has waited longest, and was overtaken by all that passed any other.
-        oldest = self._by_number[self._window.first]
+        oldest = self._by_number[number]
         if self._ranking is None or self._is_due(oldest, now_s):
             return oldest.name
         best = self._ranking.best()
@@ -160,7 +161,8 @@ class WaitingOrder:
         request.state = _State.BEYOND
         self._beyond.add(request.number)
         self._fill()
-        if self._beyond and self._beyond.first < self._window.last:
+        first = self._beyond.first
+        if first is not None and first < self._window.last:
             last = self._by_number[self._window.last]
             self._remove(last)
             self._fill()
@@ -168,11 +170,11 @@ class WaitingOrder:
             self._beyond.add(last.number)
 
     def _fill(self) -> None:
-        while self._beyond and len(self._window) < self._window_size:
-            request = self._by_number[self._beyond.first]
-            self._beyond.remove(request.number)
+        while (number := self._beyond.first) is not None and len(self._window) < self._window_size:
+            request = self._by_number[number]
+            self._beyond.remove(number)
             request.state = _State.IN_WINDOW
-            self._window.add(request.number)
+            self._window.add(number)
             if self._ranking is not None:
                 self._ranking.add(request)
 

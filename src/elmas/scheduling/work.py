@@ -8,7 +8,6 @@ is resident of one is searched by halving, and where an earlier estimate found i
 there. Where prefixes have gaps the estimate is too low until the server looks itself.
 """
 
-from collections import Counter
 from collections.abc import Callable, Sequence
 
 from elmas.cache.rows import BlockHash
@@ -40,14 +39,15 @@ class Work:
         # The same by the first block that the device lacked then, whose place in the prompt is counted: a device does
         # not lose blocks of a request that has begun, so whoever shares more has this block at this place.
         self._by_first: dict[BlockHash, dict[str, Sequence[BlockHash]]] = {}
-        self._n_at_place: Counter[int] = Counter()
+        self._n_at_place: dict[int, int] = {}
         # Blocks on the device of the request that was looked at last.
         self._n_device = 0
 
     def begin(self, name: str, blocks: Sequence[BlockHash]) -> bool:
         """A request has begun: it brings those of its blocks that the device lacks, until its `end`; returns whether
         there are any. One that has loaded begins once more."""
-        self.end(name)
+        if name in self._coming:
+            self.end(name)
         # Mostly all are allocated at once, or none that were not there when it was looked at, mostly just now.
         if not blocks or self._is_on_device(blocks[-1]):
             return False
@@ -56,7 +56,7 @@ class Work:
             return False
         self._coming[name] = (first, blocks)
         self._by_first.setdefault(blocks[first], {})[name] = blocks
-        self._n_at_place[first] += 1
+        self._n_at_place[first] = self._n_at_place.get(first, 0) + 1
         return True
 
     def end(self, name: str) -> None:
@@ -91,8 +91,8 @@ class Work:
         cost = n_compute + LOAD_COST_SHARE * n_load * block_tokens
         next_block = blocks[n_device] if n_device < n_usable else None
         is_coming = next_block is not None and bool(self._coming) and self._is_coming(blocks, n_device, n_usable)
-        estimate = Estimate(cost, next_block, is_coming, n_device, n_resident, n_kept)
-        return before if before == estimate else estimate
+        found = cost, next_block, is_coming, n_device, n_resident, n_kept
+        return before if before == found else Estimate(*found)
 
     def needs_room(self, n_tokens: int, blocks: Sequence[BlockHash]) -> bool:
         """Return whether the request would bring blocks to the device that it is known to have had: some of it is in a
@@ -106,10 +106,11 @@ class Work:
     def _is_coming(self, blocks: Sequence[BlockHash], n_device: int, n_usable: int) -> bool:
         """Whether a request that has begun brings most of the blocks `n_device .. n_usable - 1`."""
         last = n_device + max(0, int(_COMING_SHARE * (n_usable - n_device)) - 1)
-        wanted = blocks[last]
         for place in self._n_at_place:
-            if place <= n_device:
-                for others in self._by_first.get(blocks[place], {}).values():
+            same = self._by_first.get(blocks[place]) if place <= n_device else None
+            if same is not None:
+                wanted = blocks[last]
+                for others in same.values():
                     if len(others) > last and others[last] == wanted:
                         return True
         return False

@@ -1,8 +1,8 @@
 """What the cache costs the engine's critical thread, measured in vLLM's own scheduler.
 
 Per request: all time spent in the connector over a request's life, as a function of its blocks, everything resident in
-host memory. Per step: the time of a step with many requests waiting, with MT-APC, without its order, and with the no-op
-connector.
+host memory. Per step: the processor time of a step with many requests waiting, with MT-APC, without its order, and with
+the no-op connector; the three take turns step by step, so that what else the machine does meets all of them.
 """
 
 import gc
@@ -54,23 +54,20 @@ class RequestCost:
 
 @dataclass(frozen=True)
 class StepCost:
-    """Median microseconds of one scheduling step with `n_waiting` requests waiting, their blocks in host memory
-    (`is_resident`) or nowhere, while `n_admitted` of them begin.
+    """Median microseconds of processor time of one scheduling step with `n_waiting` requests waiting, the first
+    `resident_share` of the blocks of each in host memory and the others nowhere, while `n_admitted` of them begin.
 
-    `first_come_microseconds` is the same with MT-APC and no order, `noop_microseconds` with the no-op connector.
+    `first_come_microseconds` is the same with MT-APC and no order, `noop_microseconds` with the no-op connector;
+    `order_microseconds` is what the order adds to a step, the median over the steps.
     """
 
     n_waiting: int
-    is_resident: bool
+    resident_share: float
     n_admitted: int
     microseconds: float
     first_come_microseconds: float
     noop_microseconds: float
-
-    @property
-    def order_microseconds(self) -> float:
-        """What the order adds to a step."""
-        return self.microseconds - self.first_come_microseconds
+    order_microseconds: float
 
     @property
     def budget_microseconds(self) -> float:
@@ -100,7 +97,7 @@ def request_costs(model: str, sizes: Sequence[int], n_trials: int = 15) -> list[
         for trial in range(n_trials):
             prompt = [trial % 100, n_blocks % 1000, *(position % 1000 for position in range(n_blocks * BLOCK_SIZE))]
             request = maker.make(f"request-{n_blocks}-{trial}", prompt, 2)
-            _make_resident(scheduler, request)
+            _make_resident(scheduler, request, n_blocks)
             scheduler.kv_cache_manager.reset_prefix_cache()
             clock.seconds = 0.0
             _play_load(scheduler, request)
@@ -109,21 +106,26 @@ def request_costs(model: str, sizes: Sequence[int], n_trials: int = 15) -> list[
     return costs
 
 
-def step_costs(model: str, n_waiting: int, n_prompt_blocks: int = 64, n_trials: int = 30) -> list[StepCost]:
+def step_costs(model: str, n_waiting: int, n_prompt_blocks: int = 64, n_trials: int = 60) -> list[StepCost]:
     """Return the cost of a step while `n_waiting` requests wait: with no slot free, while one begins, and while as many
     begin as at the start of a round."""
     costs = []
     for n_at_once in (1, _MANY_AT_ONCE):
-        sizes = n_waiting, n_at_once, n_prompt_blocks, n_trials
-        noop = _step_seconds(model, "ElmasNoopConnector", {}, None, False, *sizes)
-        for is_resident in (False, True):
-            first_come, ordered = (
-                _step_seconds(model, "ElmasConnector", settings, make_scheduler, is_resident, *sizes)
-                for settings in ({"reorder": False}, {})
+        for resident_share in (0.0, 0.5, 1.0):
+            n_resident = int(resident_share * n_prompt_blocks)
+            sizes = n_resident, n_waiting, n_at_once, n_prompt_blocks
+            arms = (
+                _waiting_scheduler(model, "ElmasConnector", {}, make_scheduler, *sizes),
+                _waiting_scheduler(model, "ElmasConnector", {"reorder": False}, make_scheduler, *sizes),
+                _waiting_scheduler(model, "ElmasNoopConnector", {}, None, *sizes),
             )
+            seconds = _step_seconds(arms, n_at_once, n_trials)
             for n_admitted in (0, 1) if n_at_once == 1 else (n_at_once,):
-                seconds = (each[n_admitted] for each in (ordered, first_come, noop))
-                costs.append(StepCost(n_waiting, is_resident, n_admitted, *(1e6 * each for each in seconds)))
+                each = seconds[n_admitted]
+                added_s = median(ordered - first_come for ordered, first_come, _ in each)
+                medians = (median(arm) for arm in zip(*each, strict=True))
+                figures = (1e6 * value for value in (*medians, added_s))
+                costs.append(StepCost(n_waiting, resident_share, n_admitted, *figures))
     return costs
 
 
@@ -153,10 +155,12 @@ def time_hooks(connector: Any, names: Sequence[str] = HOOKS) -> Clock:
     return clock
 
 
-def _make_resident(scheduler: Any, request: Any) -> None:
+def _make_resident(scheduler: Any, request: Any, n_blocks: int) -> None:
+    """Let host memory hold the first blocks of a request."""
     index = scheduler.connector.scheduler_half.tier.index
-    missing = [block for block in request.block_hashes if not index.is_held(block)]
-    index.commit(index.reserve(missing, []), 0.0)
+    missing = [block for block in request.block_hashes[:n_blocks] if not index.is_held(block)]
+    if missing:
+        index.commit(index.reserve(missing, []), 0.0)
 
 
 def _play_load(scheduler: Any, request: Any) -> None:
@@ -194,18 +198,18 @@ def _all_copied(orders: Any) -> KVConnectorOutput:
     return KVConnectorOutput(finished_recving={load.owner for load in loads} or None, kv_connector_worker_meta=news)
 
 
-def _step_seconds(
+def _waiting_scheduler(
     model: str,
     connector: str,
     settings: dict[str, Any],
     scheduler_class: Any,
-    is_resident: bool,
+    n_resident: int,
     n_waiting: int,
     n_at_once: int,
     n_prompt_blocks: int,
-    n_trials: int,
-) -> dict[int, float]:
-    """Return the median of the steps in which nobody can begin, and of those in which `n_at_once` do."""
+) -> Any:
+    """Return a scheduler with `n_waiting` requests and those that fill its slots, `n_resident` blocks of each in host
+    memory."""
     max_num_seqs = max(16, n_at_once)
     n_requests = n_waiting + max_num_seqs
     scheduler = make_bare_scheduler(
@@ -225,26 +229,34 @@ def _step_seconds(
     requests = [
         maker.make(f"request-{number}", [number % 1000, number // 1000, *tail], 100) for number in range(n_requests)
     ]
+    if hasattr(scheduler.connector, "scheduler_half"):
+        for request in requests:
+            _make_resident(scheduler, request, n_resident)
     for request in requests:
-        if is_resident:
-            _make_resident(scheduler, request)
+        scheduler.add_request(request)
+    return scheduler
+
+
+def _step_seconds(arms: Sequence[Any], n_at_once: int, n_trials: int) -> dict[int, list[tuple[float, ...]]]:
+    """Return the processor time of the arms' steps, those in which nobody can begin and those in which `n_at_once`
+    do."""
     # As vLLM's engine does after its start: else the collector's walk over all modules would be part of a step.
     gc.collect()
     gc.freeze()
-    for request in requests:
-        scheduler.add_request(request)
-    seconds: dict[int, list[float]] = {0: [], n_at_once: []}
+    seconds: dict[int, list[tuple[float, ...]]] = {0: [], n_at_once: []}
     for step in range(2 * n_trials + _WARM_UP_STEPS):
-        begin_s = time.perf_counter()
-        output = scheduler.schedule()
-        spent_s = time.perf_counter() - begin_s
         n_admitted = n_at_once * (step % 2)
+        spent_s = []
+        for scheduler in arms:
+            begin_s = time.thread_time()
+            output = scheduler.schedule()
+            spent_s.append(time.thread_time() - begin_s)
+            sampled = {name: [1] for name in output.num_scheduled_tokens}
+            answer_step(scheduler, output, sampled, _all_copied(output.kv_connector_metadata))
+            if not n_admitted:  # the next step has free slots
+                ended = [request.request_id for request in scheduler.running[:n_at_once]]
+                scheduler.finish_requests(ended, RequestStatus.FINISHED_ABORTED)
         if step >= _WARM_UP_STEPS:
-            seconds[n_admitted].append(spent_s)
-        sampled = {name: [1] for name in output.num_scheduled_tokens}
-        answer_step(scheduler, output, sampled, _all_copied(output.kv_connector_metadata))
-        if not n_admitted:  # the next step has free slots
-            ended = [request.request_id for request in scheduler.running[:n_at_once]]
-            scheduler.finish_requests(ended, RequestStatus.FINISHED_ABORTED)
+            seconds[n_admitted].append(tuple(spent_s))
     gc.unfreeze()
-    return {n_admitted: median(values) for n_admitted, values in seconds.items()}
+    return seconds
