@@ -34,10 +34,6 @@ class CacheSettings(BaseModel):
     hints: bool = Field(True, description="take what clients say about their sessions")
     store: bool = Field(True, description="copy finished blocks to host memory")
     load: bool = Field(True, description="copy blocks back instead of recomputing them")
-    exchange: bool = Field(
-        True,
-        description="when both are full, let device and host memory hold different blocks; without a disk only",
-    )
     async_copies: bool = Field(True, description="copy while the model computes; False: the step waits for its copies")
     reorder: bool = Field(True, description="order waiting requests by where their prefix is")
     gather: bool = Field(

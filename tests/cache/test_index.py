@@ -26,7 +26,6 @@ class IndexMachine(RuleBasedStateMachine):
         self.row_of: dict[bytes, int] = {}
         self.pinned: dict[str, list[int]] = {}
         self.n_owners = 0
-        self.noted: tuple[int, set[bytes]] = (0, set())
 
     @rule(target=reservations, wanted=st.lists(blocks, min_size=1, max_size=8, unique=True), prefix=st.lists(blocks))
     def reserve(self, wanted: list[bytes], prefix: list[bytes]):
@@ -75,20 +74,6 @@ class IndexMachine(RuleBasedStateMachine):
     def look_for_what_is_missing(self, wanted: list[bytes]) -> None:
         is_held = [self.index.is_held(block) for block in wanted]
         assert self.index.missing(wanted) == [place for place, held in enumerate(is_held) if not held]
-        first, end = self.index.missing_run(wanted)
-        assert all(is_held[:first])
-        assert not any(is_held[first:end])
-        assert end == len(wanted) or is_held[end]
-        assert (first == end) == all(is_held)
-
-    @rule(wanted=st.lists(blocks, unique=True))
-    def note(self, wanted: list[bytes]) -> None:
-        self.noted = (self.index.n_dropped, {block for block in wanted if self.index.is_held(block)})
-
-    @invariant()
-    def what_was_dropped_is_known(self) -> None:
-        n_dropped, noted = self.noted
-        assert {block for block in noted if not self.index.is_held(block)} <= {*self.index.dropped_since(n_dropped)}
 
     @rule()
     def clear(self) -> None:

@@ -7,7 +7,7 @@ A row is free, being written, or resident. Only resident rows can be found; a ro
 from collections import deque
 from collections.abc import Sequence
 from dataclasses import dataclass
-from itertools import islice, repeat
+from itertools import repeat
 from typing import NamedTuple
 
 import numpy as np
@@ -16,9 +16,6 @@ from numpy.typing import NDArray
 from elmas.cache.retention import RetentionPolicy
 from elmas.cache.rows import NO_ROW, BlockHash, Rows, as_rows, no_rows
 from elmas.cache.sessions import NO_SESSION
-
-_MOST_REMEMBERED = 4096
-"""So many of the blocks that were dropped last are known."""
 
 
 class Pin(NamedTuple):
@@ -50,10 +47,7 @@ class TierIndex:
             raise ValueError(f"a tier needs at least one row, not {n_rows}")
         self.n_rows = n_rows
         self.n_evicted = 0
-        self.n_dropped = 0
-        """Blocks that were held and are no more, evicted or not."""
         self._policy = policy
-        self._lately_dropped: deque[BlockHash] = deque(maxlen=_MOST_REMEMBERED)
         self._resident: dict[BlockHash, int] = {}
         self._writing: dict[BlockHash, int] = {}
         self._hash_of = np.full(n_rows, None, dtype=object)
@@ -74,26 +68,10 @@ class TierIndex:
         """Return whether the block is resident or being written."""
         return block in self._resident or block in self._writing
 
-    def missing_run(self, blocks: Sequence[BlockHash]) -> tuple[int, int]:
-        """Return where the first run of blocks begins and ends that are neither resident nor being written; an empty
-        one at the end when all are."""
-        is_held = list(map(self._resident.__contains__, blocks))
-        if False in is_held and not self._writing.keys().isdisjoint(blocks):
-            is_held = list(map(self.is_held, blocks))
-        if False not in is_held:
-            return len(blocks), len(blocks)
-        first = is_held.index(False)
-        return first, is_held.index(True, first) if True in is_held[first:] else len(blocks)
-
     def missing(self, blocks: Sequence[BlockHash]) -> list[int]:
         """Return the places of those blocks that are neither resident nor being written."""
         resident, writing = self._resident, self._writing
         return [place for place, block in enumerate(blocks) if block not in resident and block not in writing]
-
-    def dropped_since(self, n_dropped: int) -> list[BlockHash] | None:
-        """Return the blocks that were dropped since these were so many; None when they are too many to be known."""
-        n_since = self.n_dropped - n_dropped
-        return None if n_since > _MOST_REMEMBERED else list(islice(reversed(self._lately_dropped), n_since))
 
     def holds_any(self, blocks: Sequence[BlockHash]) -> bool:
         """Return whether one of the blocks is resident or being written."""
@@ -180,18 +158,6 @@ class TierIndex:
         """Give up writing: the rows are free again."""
         self._release(rows, self._end_writing(rows))
 
-    def unpinned_tail(self, rows: Rows) -> Rows:
-        """Return the last of these resident rows, as far back as they are not pinned."""
-        kept = self._n_pins[rows].nonzero()[0]
-        return rows[kept[-1] + 1 :] if kept.size else rows
-
-    def give_up(self, rows: Rows) -> None:
-        """Evict these resident rows; ValueError when one of them is pinned."""
-        if self._n_pins[rows].any():
-            raise ValueError("a pinned row cannot be given up")
-        self._policy.remove(rows)
-        self._evict(rows)
-
     def clear(self) -> bool:
         """Drop every resident block that is not pinned; returns whether nothing is held any more."""
         rows = as_rows(list(self._resident.values()))
@@ -251,8 +217,6 @@ class TierIndex:
         self._release(rows, blocks)
 
     def _release(self, rows: Rows, blocks: list[BlockHash]) -> None:
-        self.n_dropped += len(blocks)
-        self._lately_dropped += blocks
         self._hash_of[rows] = None
         self._free.extend(rows.tolist())
 

@@ -19,7 +19,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmas.cache.index import TierIndex, resident_run
-from elmas.cache.rows import BlockHash, Rows, no_rows
+from elmas.cache.rows import BlockHash, Rows
 from elmas.cache.sessions import NO_SESSION
 from elmas.movement.transfers import Transfer, TransferLedger
 
@@ -52,13 +52,12 @@ class Acceptance(NamedTuple):
 class StoreOrder(NamedTuple):
     """The outcome of `store`: how far the request's blocks were considered, and what is to be copied, if anything.
 
-    `places` are the positions in the request of the blocks that are copied; `n_dropped` blocks found no row.
+    `places` are the positions in the request of the blocks that are copied.
     """
 
     n_considered: int
     transfer: Transfer | None
     places: tuple[int, ...] = ()
-    n_dropped: int = 0
 
 
 class HostTier:
@@ -77,8 +76,6 @@ class HostTier:
         self._loads: set[str] = set()
         self._stores = TransferLedger(n_ranks)
         self._is_from_disk: NDArray[np.bool_] = np.zeros(index.n_rows, dtype=np.bool_)
-        self._user: NDArray[np.int32] = np.full(index.n_rows, NO_SESSION, dtype=np.int32)
-        """The session that a row is of; NO_SESSION where it is of several, or of one that is not known."""
         self._n_loads_ordered = 0
 
     @property
@@ -150,9 +147,7 @@ class HostTier:
         offer = self._offers.pop(request, None)
         if offer is None:
             return Acceptance(0, None)
-        used = offer.prefix[offer.prefix >= 0]
-        self.index.use(used, now_s, session)
-        self._user[used[self._user[used] != session]] = NO_SESSION
+        self.index.use(offer.prefix[offer.prefix >= 0], now_s, session)
         n_resident = int(resident_run(offer.prefix, 0).size)
         if n_blocks == 0:
             self.index.unpin(request)
@@ -202,16 +197,15 @@ class HostTier:
         if not wanted:
             return StoreOrder(end - first, None)
         rows = self.index.reserve([blocks[i] for i in wanted], hashes[: first + wanted[0]], session)
-        self._user[rows] = session
         n_dropped = len(wanted) - int(rows.size)
         if n_dropped:
             self.counts["store_blocks_dropped"] += n_dropped
             end = last
         if rows.size == 0:
-            return StoreOrder(end - first, None, (), n_dropped)
+            return StoreOrder(end - first, None)
         sources = [device_blocks[i] for i in wanted[: rows.size]]
         places = tuple([first + i for i in wanted[: rows.size]])
-        return StoreOrder(end - first, self._stores.open(request, rows, sources), places, n_dropped)
+        return StoreOrder(end - first, self._stores.open(request, rows, sources), places)
 
     def stored(self, number: int, n_ranks: int, now_s: float) -> Transfer | None:
         """`n_ranks` more ranks have copied a store; returns it when that were all, and its blocks can now be found."""
@@ -222,19 +216,9 @@ class HostTier:
             self.counts["store_blocks"] += transfer.n_blocks
         return transfer
 
-    def spare(self, hashes: Sequence[BlockHash], session: int) -> Rows:
-        """Return the rows at the end of what is resident of a prefix, the last one first, that are the session's alone
-        and not pinned."""
-        if session == NO_SESSION:
-            return no_rows()
-        rows = self.index.unpinned_tail(resident_run(self.index.lookup(hashes), 0))
-        shared = (self._user[rows] != session).nonzero()[0]
-        return rows[shared[-1] + 1 if shared.size else 0 :][::-1]
-
     def landed(self, rows: Rows, now_s: float) -> None:
         """Reserved rows were read from disk and verified: their blocks can be found from now on."""
         self.index.commit(rows, now_s)
-        self._user[rows] = NO_SESSION
         self._is_from_disk[rows] = True
 
     def _withdraw(self, request: str) -> None:

@@ -7,7 +7,6 @@ when the request ends or is preempted, not one by one while it decodes.
 
 import math
 from collections import deque
-from collections.abc import Sequence
 from dataclasses import dataclass
 
 from elmas.cache.costs import CostModel
@@ -19,7 +18,6 @@ from elmas.cache.segments import SegmentIndex
 from elmas.cache.sessions import Sessions
 from elmas.cache.waiting_line import WaitingLine
 from elmas.movement.disk_tier import DiskLimits, DiskTier, Found
-from elmas.movement.exchange import Exchange
 from elmas.movement.host_tier import HostTier
 from elmas.movement.transfers import Transfer
 from elmas.sim.channels import CopyChannel, DiskSpeed, VirtualDisk
@@ -86,10 +84,6 @@ class Tiers:
         self._storing: dict[int, DeviceBlocks] = {}
         self._loading: dict[int, Live] = {}
         self._uncovered: deque[Live] = deque()
-        self._begun: dict[str, Live] = {}
-        self._exchange: Exchange | None = None
-        if plan.disk is None and not plan.is_offloading:
-            self._exchange = Exchange(self.host, device.n_blocks, self._on_device)
         self._to_write: dict[int, tuple[list[BlockHash], int]] = {}
         self._has_offers = False
         self._checked_s = 0.0
@@ -158,9 +152,6 @@ class Tiers:
         if acceptance.load is not None:
             self._to_load.append((request, acceptance.load))
         has_begun = self._line.begin(request.key, now_s)
-        self._begun[request.key] = request
-        if self._exchange is not None:
-            self._exchange.began(request.key, request.session)
         if self.disk is not None:
             self.disk.tier.leave(request.key)
             if has_begun:
@@ -173,9 +164,6 @@ class Tiers:
         job = request.job
         self._line.leave(request.key, now_s)
         self.host.dismiss(request.key)
-        self._begun.pop(request.key, None)
-        if self._exchange is not None:
-            self._exchange.ended(request.key)
         self.sessions.end(request.session, job.n_prompt_tokens // self._block_tokens, job.blocks, now_s)
         self.store_completed(request, request.n_tokens - 1)
         if self._offloading is not None:
@@ -194,16 +182,11 @@ class Tiers:
         first, last = request.n_considered, min(n_tokens // self._block_tokens, len(request.job.blocks))
         if last <= first or self.host.store_allowance <= 0:
             return
-        request.n_considered += self._store(request, first, last)
-
-    def _store(self, request: Live, first: int, last: int) -> int:
-        """Order copies of blocks `first .. last - 1` as far as they are not held; returns how many were considered."""
         blocks = request.device_blocks[first:last]
         order = self.host.store(request.key, request.job.blocks, first, last, blocks.tolist(), request.session)
-        if self._exchange is not None:
-            self._exchange.considered(request.key, order)
+        request.n_considered += order.n_considered
         if order.transfer is None:
-            return order.n_considered
+            return
         # Held until the copy is confirmed, whatever becomes of the request.
         stored = blocks.copy() if order.transfer.n_blocks == blocks.size else request.device_blocks[list(order.places)]
         self._device.touch(stored)
@@ -213,14 +196,6 @@ class Tiers:
             admitted = self.disk.tier.admitted(request.key, request.job.blocks, order.places)
             if admitted:
                 self._to_write[order.transfer.number] = (admitted, request.session)
-        return order.n_considered
-
-    def _on_device(self, key: str) -> Sequence[BlockHash] | None:
-        request = self._begun.get(key)
-        if request is None:
-            return None
-        n_complete = min(request.n_registered, request.n_computed // self._block_tokens)
-        return request.job.blocks[:n_complete]
 
     # A step
 
@@ -249,9 +224,8 @@ class Tiers:
 
     @property
     def n_only_on_device(self) -> int:
-        """Blocks that host memory has refused or given up so far though the device had them; 0 where it gives up
-        none."""
-        return self._exchange.n_only_on_device if self._exchange is not None else 0
+        """Blocks of the device that host memory has refused so far."""
+        return self.host.counts["store_blocks_dropped"]
 
     @property
     def is_loading(self) -> bool:
@@ -279,9 +253,6 @@ class Tiers:
             self.store_completed(request, n_computed)
             if request.n_considered < n_computed // self._block_tokens:
                 self._uncovered.append(request)
-        if self._exchange is not None:
-            for need in self._exchange.plan(len(self._line)):
-                self._store(self._begun[need.request], need.first, need.last)
         for request, load in self._to_load:
             n_bytes = load.n_blocks * self._block_bytes
             self.costs.observe_load(n_bytes, self.loads.start(request.number, n_bytes, now_s))
@@ -299,8 +270,6 @@ class Tiers:
         requests = [self._loading.pop(number) for number in self.loads.take_ended(now_s)]
         for request in requests:
             self.host.loaded(request.key)
-        if requests and self._exchange is not None:
-            self._exchange.loaded()
         return requests
 
     def take_stored(self, now_s: float) -> bool:

@@ -16,7 +16,6 @@ _COUNTERS = {
     "load_blocks": "Blocks ordered from host memory to the device",
     "store_blocks": "Blocks copied from the device to host memory",
     "store_blocks_dropped": "Blocks not stored because no row could be freed for them",
-    "exchanged_blocks": "Blocks given up in host memory for others, since a running request had them on the device",
     "evicted_blocks": "Blocks evicted from host memory",
     "overdue_loads": "Loads seen past their deadline, once per second each",
     "errors": "Internal errors; after the first one the cache is off",

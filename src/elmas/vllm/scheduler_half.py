@@ -9,8 +9,6 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
-from vllm.v1.request import RequestStatus
-
 from elmas.cache.costs import CostModel
 from elmas.cache.index import TierIndex
 from elmas.cache.retention import POLICIES
@@ -18,7 +16,6 @@ from elmas.cache.rows import BlockHash
 from elmas.cache.sessions import NO_SESSION, Sessions
 from elmas.cache.waiting_line import WaitingLine
 from elmas.movement.disk_tier import Found
-from elmas.movement.exchange import Exchange
 from elmas.movement.host_tier import HostTier
 from elmas.movement.transfers import Transfer
 from elmas.settings import CacheSettings
@@ -47,8 +44,7 @@ MakeDisk = Callable[[HostTier, Mapping[int, Handshake], CostModel, Sessions], Di
 
 @dataclass
 class _Tracked:
-    """A live request, how many of its blocks were considered for storing, how many are known to be complete on the
-    device as long as it runs, and whether it begins in this step.
+    """A live request, how many of its blocks were considered for storing, and whether it begins in this step.
 
     vLLM lets a request that begins use device blocks that another one computes in the same step. Until that step is
     done, what counts as computed may not be there yet.
@@ -57,7 +53,6 @@ class _Tracked:
     request: Any
     session: int = NO_SESSION
     n_considered: int = 0
-    n_complete: int = 0
     begins: bool = False
 
 
@@ -97,7 +92,6 @@ class SchedulerHalf:
         self._last_step_s = 0.0
         self._manager: Any = None
         self._tracked: dict[str, _Tracked] = {}
-        self._exchange: Exchange | None = None
         self._loads: list[Transfer] = []
         self._stores: list[Transfer] = []
         self._load_confirmations: Counter[str] = Counter()
@@ -119,8 +113,6 @@ class SchedulerHalf:
         if self._make_disk is not None:
             self.sessions.takes_all_new = self._settings.disk_write
             self.disk = self._make_disk(self.tier, handshakes, self.costs, self.sessions)
-        elif self._settings.store and self._settings.exchange:
-            self._exchange = Exchange(self.tier, n_device_blocks, self._on_device)
 
     # A request's life
 
@@ -185,9 +177,6 @@ class SchedulerHalf:
             if has_begun:
                 self.disk.tier.begun(now_s)
         if tracked is not None:
-            if self._exchange is not None:
-                self._exchange.began(request.request_id, session)
-            tracked.n_complete = 0
             tracked.begins = True
             # What is resident now needs no look when it is computed or loaded.
             tracked.n_considered = max(tracked.n_considered, acceptance.n_resident)
@@ -206,8 +195,6 @@ class SchedulerHalf:
         if tracked is None or self.tier is None:
             return
         self.tier.dismiss(request_id)
-        if self._exchange is not None:
-            self._exchange.ended(request_id)
         self._session_half.end(tracked.session, request, time.monotonic())
         # Blocks of a request whose load is on its way do not hold yet what their hashes say.
         if not (self._settings.async_copies and self.tier.is_loading(request_id)):
@@ -266,7 +253,6 @@ class SchedulerHalf:
                 tracked.begins = False
             else:
                 self._store_completed(tracked)
-        self._exchange_rows()
         self._steps.append(_Step(n_prefill_tokens, context_token_sum, now_s))
         self._report_overdue()
         if self.disk is not None and not self.is_off:
@@ -296,8 +282,6 @@ class SchedulerHalf:
         if self.tier is not None:
             for request_id in request_ids:
                 self.tier.loaded(request_id)
-            if self._exchange is not None:
-                self._exchange.loaded()
 
     def confirmed(self, confirmations: Confirmations) -> None:
         """Some workers have ended copies: once all have, device blocks may be reused and rows be found."""
@@ -328,9 +312,8 @@ class SchedulerHalf:
 
     @property
     def n_only_on_device(self) -> int:
-        """Blocks that host memory has refused or given up so far though the device had them; 0 where it gives up
-        none."""
-        return self._exchange.n_only_on_device if self._exchange is not None else 0
+        """Blocks of the device that host memory has refused so far."""
+        return self.tier.counts["store_blocks_dropped"] if self.tier is not None else 0
 
     @property
     def has_work(self) -> bool:
@@ -392,24 +375,13 @@ class SchedulerHalf:
         # The newest token has no KV yet; with several steps in flight the count of computed tokens runs ahead.
         n_tokens = min(request.num_computed_tokens, request.num_tokens - 1)
         last = min(n_tokens // self.block_size, len(request.block_hashes))
-        if self._exchange is not None and not tracked.n_complete:
-            self._exchange.loaded()
-        tracked.n_complete = last
         first = tracked.n_considered
         if last <= first or self.is_off or not self._settings.store or self.tier.store_allowance <= 0:
             return
-        tracked.n_considered += self._store(tracked, first, last)
-
-    def _store(self, tracked: _Tracked, first: int, last: int) -> int:
-        """Order copies of the blocks `first .. last - 1` of a request that runs, all complete, as far as they are not
-        held; returns how many were considered."""
-        assert self.tier is not None
-        request = tracked.request
         blocks = self._manager.get_blocks(request.request_id).blocks[0][first:last]
         ids = [block.block_id for block in blocks]
         order = self.tier.store(request.request_id, request.block_hashes, first, last, ids, tracked.session)
-        if self._exchange is not None:
-            self._exchange.considered(request.request_id, order)
+        tracked.n_considered += order.n_considered
         if order.transfer is not None:
             pool = self._manager.block_pool
             # Held until the copy is confirmed, whatever becomes of the request.
@@ -419,26 +391,6 @@ class SchedulerHalf:
                 to_write = self.disk.tier.admitted(request.request_id, request.block_hashes, order.places)
                 if to_write:
                     self._to_write[order.transfer.number] = (to_write, tracked.session)
-        return order.n_considered
-
-    def _on_device(self, request_id: str) -> Sequence[BlockHash] | None:
-        """What a request has on the device for certain; None for one that does not run just now."""
-        tracked = self._tracked.get(request_id)
-        # A preempted request has lost its blocks, without anybody having said so.
-        if tracked is None or tracked.begins or tracked.request.status != RequestStatus.RUNNING:
-            return None
-        n_complete = min(tracked.n_complete, int(tracked.request.num_computed_tokens) // self.block_size)
-        if not n_complete:
-            return None
-        hashes: Sequence[BlockHash] = tracked.request.block_hashes[:n_complete]
-        return hashes
-
-    def _exchange_rows(self) -> None:
-        """Give host rows of requests that have their blocks on the device to those that will leave it first."""
-        if self._exchange is None or self.is_off:
-            return
-        for need in self._exchange.plan(len(self._line)):
-            self._store(self._tracked[need.request], need.first, need.last)
 
     def _expect_return(self, blocks: Sequence[BlockHash], now_s: float) -> None:
         """A session is about to return: what is left of its blocks is kept, and brought to host memory, for a while."""
