@@ -66,6 +66,16 @@ def test_few_requests_at_a_time_never_wait(visits: list[tuple[float, int]]) -> N
         assert gathering.holds_until_s(now_s) == now_s
 
 
+@given(st.lists(st.tuples(st.floats(0.011, 0.09), st.booleans()), min_size=20, max_size=200))
+def test_users_who_do_not_know_of_each_other_never_wait(arrivals: list[tuple[float, bool]]) -> None:
+    gathering = Gathering()
+    now_s = 0.0
+    for number, (gap_s, is_idle) in enumerate(arrivals):
+        now_s += gap_s
+        gathering.arrived(now_s, now_s, is_idle, number)
+        assert gathering.holds_until_s(now_s) == now_s
+
+
 @given(st.lists(st.tuples(st.floats(0.0, 0.1), st.booleans(), st.integers(0, 3)), max_size=200))
 def test_nobody_waits_longer_than_the_bound(arrivals: list[tuple[float, bool, int]]) -> None:
     gathering = Gathering()

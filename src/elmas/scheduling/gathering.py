@@ -13,7 +13,9 @@ MAX_WAIT_S = 0.5
 """Nobody waits longer than this for others."""
 
 _LEAST_BURST = 8
-"""Fewer requests are not worth waiting for."""
+_MOST_INTERVAL_S = 0.01
+"""Fewer requests, or such as come less often on average, are no burst: they come from users who do not know of each
+other, and of whom none should wait for others."""
 
 _PAUSE_FACTOR = 5.0
 _LEAST_PAUSE_S, _MOST_PAUSE_S = 0.005, 0.05
@@ -41,6 +43,11 @@ class _Burst:
     @property
     def interval_s(self) -> float:
         return (self.last_s - self.begun_s) / max(1, self.n_arrived - 1)
+
+    @property
+    def is_worth_waiting_for(self) -> bool:
+        """Whether the next one should be waited for."""
+        return self.n_arrived >= _LEAST_BURST and self.interval_s <= _MOST_INTERVAL_S
 
     def goes_on(self, came_s: float) -> bool:
         """Whether one that comes now belongs to it."""
@@ -70,7 +77,7 @@ class Gathering:
         """Return until when a request that is not on the device should wait as of now; a time that has passed if it
         should not."""
         burst, expected = self._now, self._expected
-        if burst is None or expected is None or expected.n_arrived < _LEAST_BURST:
+        if burst is None or expected is None or not expected.is_worth_waiting_for:
             return now_s
         if (
             burst.n_only_on_device == expected.n_only_on_device
