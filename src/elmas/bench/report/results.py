@@ -11,6 +11,7 @@ import numpy as np
 from numpy.typing import NDArray
 
 from elmas.bench.report.figures import FIGURES
+from elmas.bench.suite.pairs import count_different_answers, paired
 from elmas.bench.suite.statistics import Estimate, mean_estimate, ratio_estimate
 from elmas.bench.suite.trial import Trial, WorkloadPart
 from elmas.errors import UserError
@@ -119,17 +120,9 @@ def collect(trials: Sequence[Trial], baseline: str | None = None) -> Results:
 
 def ratios(trials: Sequence[Trial], base: Sequence[Trial]) -> dict[str, Estimate]:
     """Return the figures of `trials` divided by those of the trials in `base` with the same number."""
-    by_number = {trial.trial: trial for trial in base}
     found = {}
     for key, figure in FIGURES.items():
-        pairs = [
-            (value, base_value)
-            for trial in trials
-            if trial.trial in by_number
-            and (value := figure.of(trial))
-            and (base_value := figure.of(by_number[trial.trial]))
-        ]
-        estimate = ratio_estimate([top for top, _ in pairs], [bottom for _, bottom in pairs])
+        estimate = ratio_estimate(*paired(trials, base, figure.of))
         if estimate is not None:
             found[key] = estimate
     return found
@@ -192,7 +185,7 @@ def _server(name: str, trials: Sequence[Trial], base: Sequence[Trial]) -> Server
     n_prompt = sum(tokens.prompt for tokens in counted)
     infinite = [trial.infinite_hit_rate for trial in done if trial.infinite_hit_rate is not None]
     ttft = [value for trial in done if trial.requests for value in trial.requests.ttft_s if value is not None]
-    n_differ, n_compared = _differences(done, base)
+    n_differ, n_compared = count_different_answers(done, base)
     return ServerResult(
         name=name,
         done=done,
@@ -206,32 +199,6 @@ def _server(name: str, trials: Sequence[Trial], base: Sequence[Trial]) -> Server
         n_answers_differ=n_differ if n_compared else None,
         n_answers_compared=n_compared,
     )
-
-
-def _differences(trials: Sequence[Trial], base: Sequence[Trial]) -> tuple[int, int]:
-    """Return how many answers differ from the base's, and how many were compared; requests are matched by agent and
-    turn."""
-    by_number = {trial.trial: trial for trial in base}
-    n_differ = n_compared = 0
-    for trial in trials:
-        other = by_number.get(trial.trial)
-        if other is None or trial.requests is None or other.requests is None:
-            continue
-        if trial.output_digest is not None and trial.output_digest == other.output_digest:
-            n_compared += len(trial.requests.agent)
-            continue
-        theirs = _answers(other)
-        for key, answer in _answers(trial).items():
-            if key in theirs:
-                n_compared += 1
-                n_differ += theirs[key] != answer
-    return n_differ, n_compared
-
-
-def _answers(trial: Trial) -> dict[tuple[str, int], str]:
-    columns = trial.requests
-    assert columns is not None
-    return dict(zip(zip(columns.agent, columns.turn, strict=True), columns.answer, strict=True))
 
 
 def _timeline(trials: Sequence[Trial]) -> Timeline | None:

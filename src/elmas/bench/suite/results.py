@@ -5,6 +5,7 @@ from collections.abc import Iterable, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
+from elmas.bench.suite.pairs import count_different_answers, paired
 from elmas.bench.suite.statistics import Estimate, mean_estimate, ratio_estimate
 from elmas.bench.suite.trial import Trial
 from elmas.bench.summary import Spread
@@ -57,23 +58,16 @@ class Results:
 
         For a duration, above 1 means that the server is faster.
         """
-        base = {trial.trial: metrics_of(trial).get(metric) for trial in self.of(workload, baseline)}
-        pairs = [
-            (reference, value)
-            for trial in self.of(workload, server)
-            if (reference := base.get(trial.trial)) and (value := metrics_of(trial).get(metric))
-        ]
-        return ratio_estimate([pair[0] for pair in pairs], [pair[1] for pair in pairs])
+        ours, theirs = paired(
+            self.of(workload, server), self.of(workload, baseline), lambda trial: metrics_of(trial).get(metric)
+        )
+        return ratio_estimate(theirs, ours)
 
     def n_different_answers(self, workload: str, baseline: str, server: str) -> int | None:
         """Return how many answers of a server differ from the baseline's in trials that both have; None without any."""
-        base = {trial.trial: trial for trial in self.of(workload, baseline)}
-        counts = [
-            _n_different(base[trial.trial], trial)
-            for trial in self.of(workload, server)
-            if trial.trial in base and trial.status == base[trial.trial].status == "done"
-        ]
-        return sum(counts) if counts else None
+        done, base = ([t for t in self.of(workload, name) if t.status == "done"] for name in (server, baseline))
+        n_different, n_compared = count_different_answers(done, base)
+        return n_different if n_compared else None
 
     @property
     def problems(self) -> list[str]:
@@ -158,14 +152,3 @@ def _spread_metrics(name: str, spread: Spread | None) -> dict[str, float | None]
         f"{name}_std_s": spread.std_s,
     }
     return found | {f"{name}_p{percent}_s": value for percent, value in spread.percentiles_s.items()}
-
-
-def _n_different(left: Trial, right: Trial) -> int:
-    """Return how many answers of two trials differ, by agent and turn; one that only one of them has differs too."""
-    if left.requests is None or right.requests is None:
-        return 0
-    answers = [
-        dict(zip(zip(each.agent, each.turn, strict=True), each.answer, strict=True))
-        for each in (left.requests, right.requests)
-    ]
-    return sum(answers[0].get(key) != answers[1].get(key) for key in answers[0].keys() | answers[1].keys())
