@@ -237,7 +237,8 @@ def test_what_still_waits_counts_as_not_having_come_back() -> None:
     sure = returns.index(np.array([0.0]))[0]
     returns.refresh(np.full(300, 5.0))
     assert returns.index(np.array([0.0]))[0] < 0.5 * sure
-    returns.gave_up(np.full(300, 5.0))
+    for _ in range(300):
+        returns.gave_up(5.0)
     returns.refresh(np.empty(0))
     assert returns.index(np.array([0.0]))[0] < 0.5 * sure, "also when they are not watched any more"
 

@@ -65,9 +65,9 @@ class Returns:
             self._given_up /= self._weight
             self._weight = 1.0
 
-    def gave_up(self, ages: Ages) -> None:
-        """Things that had not come back at these ages are not watched any more."""
-        np.add.at(self._given_up, np.searchsorted(_EDGES, ages, side="right"), self._weight)
+    def gave_up(self, age: float) -> None:
+        """Something that had not come back at this age is not watched any more."""
+        self._given_up[bisect_right(_EDGE_LIST, age)] += self._weight
         self._learned_from = None
 
     def latest_age(self, share: float) -> float:

@@ -7,6 +7,7 @@ of longest ago makes room for a new one.
 """
 
 import math
+from collections import OrderedDict
 from collections.abc import Sequence
 from itertools import count, repeat
 
@@ -64,7 +65,7 @@ class Sessions:
         self._is_judged: NDArray[np.bool_] = np.zeros(n_slots, dtype=np.bool_)
         self._slot_of: dict[BlockHash | tuple[int, str], int] = {}
         self._keys_of: list[tuple[BlockHash | tuple[int, str], ...]] = [()] * n_slots
-        self._by_age: dict[int, None] = {}
+        self._by_age: OrderedDict[int, None] = OrderedDict()
         self._is_known: NDArray[np.bool_] = np.zeros(n_slots, dtype=np.bool_)
         self._free = list(range(n_slots - 1, -1, -1))
         self._first, self._later = Returns(), Returns()
@@ -144,6 +145,9 @@ class Sessions:
         waited_s = np.maximum(0.0, self.now_s - self._intervals.last_s[slots])
         return np.where(self._n_active[slots] > 0, 0.0, waited_s)
 
+    def _waited_s_of(self, slot: int) -> float:
+        return 0.0 if self._n_active.item(slot) > 0 else max(0.0, self.now_s - self._intervals.last_s.item(slot))
+
     def refresh(self) -> None:
         """Learn what those that wait tell. O(sessions)."""
         slots = np.flatnonzero(self._is_known)
@@ -176,7 +180,7 @@ class Sessions:
         """Return what `learned_values` and `values` say of one session: for each new batch of blocks it is asked, and
         arrays of one take ten times as long."""
         scale_s = self._intervals.scale_of(slot)
-        waited_s = 0.0 if self._n_active.item(slot) > 0 else max(0.0, self.now_s - self._intervals.last_s.item(slot))
+        waited_s = self._waited_s_of(slot)
         returns = self._first if self._is_first.item(slot) else self._later
         by_habit = by_hint = returns.index_at(waited_s / scale_s) / scale_s
         predicted_s, priority = self._predicted_s.item(slot), self._priority.item(slot)
@@ -272,7 +276,8 @@ class Sessions:
         return slot
 
     def _give_up(self, slot: int) -> None:
-        (self._first if self._is_first[slot] else self._later).gave_up(self._ages(np.array([slot])))
+        age = self._waited_s_of(slot) / self._intervals.scale_of(slot)
+        (self._first if self._is_first.item(slot) else self._later).gave_up(age)
         self._set_keys(slot, ())
         self.prefixes_of.pop(slot, None)
         del self._by_age[slot]
@@ -280,8 +285,8 @@ class Sessions:
         self._free.append(slot)
 
     def _touch(self, slot: int) -> None:
-        self._by_age.pop(slot, None)
         self._by_age[slot] = None
+        self._by_age.move_to_end(slot)
 
     def _set_keys(self, slot: int, keys: tuple[BlockHash | tuple[int, str], ...]) -> None:
         for key in self._keys_of[slot]:

@@ -7,6 +7,7 @@ its first block, or a tier that refuses it would never learn.
 """
 
 import math
+from collections import OrderedDict
 
 import numpy as np
 from numpy.typing import NDArray
@@ -31,7 +32,7 @@ class Sharing:
         self._log_gap = [0.0] * N_LEVELS
         self._n_shared = [0] * N_LEVELS
         # What was given up, or refused, before anybody shared it: its first block and its place in the arrays.
-        self._ghosts: dict[BlockHash, int] = {}
+        self._ghosts: OrderedDict[BlockHash, int] = OrderedDict()
         self._free: list[int] = []
         self._ghost_level: NDArray[np.int8] = np.full(_MOST_GHOSTS, _NO_LEVEL, dtype=np.int8)
         self._ghost_session: NDArray[np.int32] = np.zeros(_MOST_GHOSTS, dtype=np.int32)
