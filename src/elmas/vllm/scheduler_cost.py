@@ -9,7 +9,7 @@ import gc
 import time
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass
-from statistics import median
+from statistics import mean, median
 from typing import Any
 
 from vllm.v1.outputs import KVConnectorOutput, ModelRunnerOutput
@@ -57,8 +57,7 @@ class StepCost:
     """Median microseconds of processor time of one scheduling step with `n_waiting` requests waiting, the first
     `resident_share` of the blocks of each in host memory and the others nowhere, while `n_admitted` of them begin.
 
-    `first_come_microseconds` is the same with MT-APC and no order, `noop_microseconds` with the no-op connector;
-    `order_microseconds` is what the order adds to a step, the median over the steps.
+    `first_come_microseconds` is the same with MT-APC and no order, `noop_microseconds` with the no-op connector.
     """
 
     n_waiting: int
@@ -67,7 +66,11 @@ class StepCost:
     microseconds: float
     first_come_microseconds: float
     noop_microseconds: float
-    order_microseconds: float
+
+    @property
+    def order_microseconds(self) -> float:
+        """What the order adds to a step."""
+        return self.microseconds - self.first_come_microseconds
 
     @property
     def budget_microseconds(self) -> float:
@@ -106,7 +109,7 @@ def request_costs(model: str, sizes: Sequence[int], n_trials: int = 15) -> list[
     return costs
 
 
-def step_costs(model: str, n_waiting: int, n_prompt_blocks: int = 64, n_trials: int = 60) -> list[StepCost]:
+def step_costs(model: str, n_waiting: int, n_prompt_blocks: int = 64, n_trials: int = 90) -> list[StepCost]:
     """Return the cost of a step while `n_waiting` requests wait: with no slot free, while one begins, and while as many
     begin as at the start of a round."""
     costs = []
@@ -121,10 +124,7 @@ def step_costs(model: str, n_waiting: int, n_prompt_blocks: int = 64, n_trials: 
             )
             seconds = _step_seconds(arms, n_at_once, n_trials)
             for n_admitted in (0, 1) if n_at_once == 1 else (n_at_once,):
-                each = seconds[n_admitted]
-                added_s = median(ordered - first_come for ordered, first_come, _ in each)
-                medians = (median(arm) for arm in zip(*each, strict=True))
-                figures = (1e6 * value for value in (*medians, added_s))
+                figures = (1e6 * _typical(arm, len(arms)) for arm in zip(*seconds[n_admitted], strict=True))
                 costs.append(StepCost(n_waiting, resident_share, n_admitted, *figures))
     return costs
 
@@ -198,6 +198,11 @@ def _all_copied(orders: Any) -> KVConnectorOutput:
     return KVConnectorOutput(finished_recving={load.owner for load in loads} or None, kv_connector_worker_meta=news)
 
 
+def _typical(values: Sequence[float], n_turns: int) -> float:
+    """Return the mean over the turns of the median over the steps of one turn; turns follow each other."""
+    return mean(median(values[turn::n_turns]) for turn in range(n_turns))
+
+
 def _waiting_scheduler(
     model: str,
     connector: str,
@@ -246,11 +251,14 @@ def _step_seconds(arms: Sequence[Any], n_at_once: int, n_trials: int) -> dict[in
     seconds: dict[int, list[tuple[float, ...]]] = {0: [], n_at_once: []}
     for step in range(2 * n_trials + _WARM_UP_STEPS):
         n_admitted = n_at_once * (step % 2)
-        spent_s = []
-        for scheduler in arms:
+        spent_s = [0.0] * len(arms)
+        # Whoever comes later in a step finds more of the common code in the processor's caches.
+        for turn in range(len(arms)):
+            arm = (turn + step // 2) % len(arms)
+            scheduler = arms[arm]
             begin_s = time.thread_time()
             output = scheduler.schedule()
-            spent_s.append(time.thread_time() - begin_s)
+            spent_s[arm] = time.thread_time() - begin_s
             sampled = {name: [1] for name in output.num_scheduled_tokens}
             answer_step(scheduler, output, sampled, _all_copied(output.kv_connector_metadata))
             if not n_admitted:  # the next step has free slots
