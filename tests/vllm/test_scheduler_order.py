@@ -235,6 +235,19 @@ def test_an_estimate_that_fails_leaves_first_come_first_served(
     assert not server.is_ordered
 
 
+def test_an_error_when_a_request_begins_leaves_first_come_first_served(
+    model_shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    server = OrderedServer(model_shape, n_blocks=30, n_rows=60, max_num_seqs=1, max_batched_tokens=16)
+    monkeypatch.setattr(WorkEstimates, "has_begun", lambda self, request: 1 // 0)
+    names = [f"{number}" for number in range(5)]
+    for name in names:
+        server.add(name, prompt_of(int(name), 2), 1)
+    server.run()
+    assert server.begun == names
+    assert not server.is_ordered
+
+
 def test_the_users_own_priorities_are_left_alone(model_shape: str) -> None:
     def make(**kwargs: Any) -> Any:
         kwargs["vllm_config"].scheduler_config.policy = "priority"
