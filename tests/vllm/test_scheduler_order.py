@@ -49,7 +49,9 @@ class OrderedServer(Server):
     @property
     def is_ordered(self) -> bool:
         """Whether no error of the order has occurred."""
-        return self.queue._order is not None
+        is_ordered = self.queue._order is not None
+        assert self.half.tier.counts["order_errors"] == (0 if is_ordered else 1)
+        return is_ordered
 
 
 def prompt_of(number: int, n_blocks: int) -> list[int]:

@@ -19,6 +19,7 @@ _COUNTERS = {
     "evicted_blocks": "Blocks evicted from host memory",
     "overdue_loads": "Loads seen past their deadline, once per second each",
     "errors": "Internal errors; after the first one the cache is off",
+    "order_errors": "Internal errors in the order of requests; after the first one it is first come first served",
     "hints": "Requests with hints about their session",
     "hints_bad": "Hints that made no sense, or named a session that is not known",
     "disk_prefetches": "Requests for which reads were started",

@@ -15,7 +15,6 @@ from elmas.scheduling.bounds import Bounds
 from elmas.scheduling.gathering import Gathering
 from elmas.scheduling.waiting_order import WaitingOrder
 from elmas.settings import CacheSettings
-from elmas.vllm.log import logger
 from elmas.vllm.scheduler_half import SchedulerHalf
 from elmas.vllm.tracing import ORDER
 from elmas.vllm.waiting_queue import WaitingQueue
@@ -45,7 +44,9 @@ class ReorderingMixin:
         order = WaitingOrder(bounds, window_size, lambda name, before: estimates.estimate(requests[name], before))
         told = estimates if window_size > 1 else None
         self._elmas_gathering = Gathering() if window_size > 1 and settings.gather else None
-        self._elmas_queue = WaitingQueue(order, self._has_room, half.is_waiting_for_disk, told, self._is_held)
+        self._elmas_queue = WaitingQueue(
+            order, self._has_room, half.is_waiting_for_disk, told, self._is_held, half.note_order_error
+        )
         self.waiting = self._elmas_queue
 
     def add_request(self, request: Any) -> None:
@@ -125,7 +126,6 @@ class ReorderingMixin:
         try:
             call()
         except Exception:
-            logger.exception("elmas: internal error in the order of requests; first come first served from now on")
             queue.give_up()
 
 

@@ -310,6 +310,11 @@ class SchedulerHalf:
         if self.tier is not None:
             self.tier.counts["errors"] += 1
 
+    def note_order_error(self) -> None:
+        """The order of requests has failed; the cache has not."""
+        if self.tier is not None:
+            self.tier.counts["order_errors"] += 1
+
     @property
     def n_only_on_device(self) -> int:
         """Blocks of the device that host memory has refused so far."""

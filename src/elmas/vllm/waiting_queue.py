@@ -21,8 +21,9 @@ class WaitingQueue(RequestQueue):
     """See the module. `has_room` says whether vLLM could take up a request at all; without room nothing is chosen.
 
     `is_waiting_for_disk` says whether a request should step aside; `estimates`, if the order needs any, are told who
-    begins; `holds` says of the next request whether it should wait a moment for others to come. Requests come in with
-    `add_request` and are ordered from `arrived` on, when the connector knows them.
+    begins; `holds` says of the next request whether it should wait a moment for others to come; `on_error` hears of the
+    error that ends the order. Requests come in with `add_request` and are ordered from `arrived` on, when the connector
+    knows them.
     """
 
     def __init__(
@@ -32,12 +33,14 @@ class WaitingQueue(RequestQueue):
         is_waiting_for_disk: Callable[[str], bool],
         estimates: WorkEstimates | None,
         holds: Callable[[Any], bool] = lambda request: False,
+        on_error: Callable[[], None] = lambda: None,
     ) -> None:
         self._order: WaitingOrder | None = order
         self._has_room = has_room
         self._is_waiting_for_disk = is_waiting_for_disk
         self._estimates = estimates
         self._holds = holds
+        self._on_error = on_error
         self._front: deque[Any] = deque()
         self._new: deque[Any] = deque()
         self._ordered: dict[str, Any] = {}
@@ -158,7 +161,11 @@ class WaitingQueue(RequestQueue):
                 self.remove_request(request)
 
     def give_up(self) -> None:
-        """First come first served from now on."""
+        """First come first served from now on; to be called where an error of the order was caught."""
+        if self._order is None:
+            return
+        logger.exception("elmas: internal error in the order of requests; first come first served from now on")
+        self._on_error()
         self._front.extend(self._by_arrival())
         self._front.extend(self._new)
         self._order, self._chosen = None, None
@@ -211,6 +218,5 @@ class WaitingQueue(RequestQueue):
         try:
             return call(self._order, *args)
         except Exception:
-            logger.exception("elmas: internal error in the order of requests; first come first served from now on")
             self.give_up()
             return None
