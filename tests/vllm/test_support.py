@@ -5,7 +5,16 @@ from typing import Any
 
 import pytest
 import torch
-from vllm.v1.kv_cache_interface import FullAttentionSpec, KVCacheConfig, KVCacheGroupSpec
+from vllm.v1.kv_cache_interface import (
+    FullAttentionSpec,
+    KVCacheConfig,
+    KVCacheGroupSpec,
+    KVCacheSpec,
+    MambaSpec,
+    MLAAttentionSpec,
+    RSWASpec,
+    SlidingWindowSpec,
+)
 
 from elmas.errors import UserError
 from elmas.vllm.support import check_supported
@@ -20,6 +29,31 @@ def config(extra: dict[str, Any], hash_algo: str = "sha256", **parallel: int) ->
         kv_transfer_config=SimpleNamespace(kv_connector_extra_config=extra),
         parallel_config=SimpleNamespace(**{"data_parallel_size": 1, "data_parallel_index": 0, **parallel}),
     )
+
+
+SHAPE: dict[str, Any] = {"block_size": 32, "num_kv_heads": 1, "head_size": 8, "dtype": torch.float32}
+WINDOW = SlidingWindowSpec(**SHAPE, sliding_window=64)
+STATE = MambaSpec(block_size=32, shapes=((8,),), dtypes=(torch.float32,))
+
+
+def cache(*specs: KVCacheSpec) -> KVCacheConfig:
+    groups = [KVCacheGroupSpec([f"layer.{number}"], spec) for number, spec in enumerate(specs)]
+    return KVCacheConfig(num_blocks=8, kv_cache_tensors=[], kv_cache_groups=groups)
+
+
+@pytest.mark.parametrize(
+    "specs",
+    [(WINDOW,), (SPEC, WINDOW), (SPEC, STATE), (RSWASpec(**SHAPE, rswa_window=64),)],
+    ids=lambda specs: len(specs),
+)
+def test_blocks_that_do_not_stay_what_they_are_are_refused(specs: tuple[KVCacheSpec, ...]) -> None:
+    with pytest.raises(UserError, match=f"has the groups.*{type(specs[-1]).__name__}: elmas caches models with full"):
+        check_supported(config({}), cache(*specs))
+
+
+def test_full_and_latent_attention_are_served() -> None:
+    for spec in (SPEC, MLAAttentionSpec(**SHAPE)):
+        check_supported(config({}), cache(spec))
 
 
 def test_engines_cannot_share_a_disk() -> None:

@@ -2,9 +2,13 @@
 
 from typing import Any
 
-from vllm.v1.kv_cache_interface import FullAttentionSpec
+from vllm.v1.kv_cache_interface import FullAttentionSpec, MLAAttentionSpec
 
 from elmas.errors import UserError
+
+_SUPPORTED = (FullAttentionSpec, MLAAttentionSpec)
+"""Kinds of KV cache whose blocks stay what they are as long as they are cached. Exactly these: vLLM has kinds derived
+from them that give blocks up in the middle of a request, or hold something else than KV."""
 
 SHARED_DISK = (
     "the disk tier cannot be shared by the engines of --data-parallel-size: "
@@ -20,7 +24,7 @@ SHORT_HASHES = (
 def check_supported(vllm_config: Any, kv_cache_config: Any) -> None:
     """Raise UserError for a model or a parallel shape whose blocks the host tier would get wrong."""
     groups = kv_cache_config.kv_cache_groups
-    if len(groups) != 1 or not isinstance(groups[0].kv_cache_spec, FullAttentionSpec):
+    if len(groups) != 1 or type(groups[0].kv_cache_spec) not in _SUPPORTED:
         kinds = ", ".join(type(group.kv_cache_spec).__name__ for group in groups)
         raise UserError(
             f"the model's KV cache has the groups {kinds}: elmas caches models with full attention only; "
