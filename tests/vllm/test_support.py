@@ -41,11 +41,7 @@ def cache(*specs: KVCacheSpec) -> KVCacheConfig:
     return KVCacheConfig(num_blocks=8, kv_cache_tensors=[], kv_cache_groups=groups)
 
 
-@pytest.mark.parametrize(
-    "specs",
-    [(WINDOW,), (SPEC, WINDOW), (SPEC, STATE), (RSWASpec(**SHAPE, rswa_window=64),)],
-    ids=lambda specs: len(specs),
-)
+@pytest.mark.parametrize("specs", [(WINDOW,), (SPEC, WINDOW), (SPEC, STATE), (RSWASpec(**SHAPE, rswa_window=64),)])
 def test_blocks_that_do_not_stay_what_they_are_are_refused(specs: tuple[KVCacheSpec, ...]) -> None:
     with pytest.raises(UserError, match=f"has the groups.*{type(specs[-1]).__name__}: elmas caches models with full"):
         check_supported(config({}), cache(*specs))
