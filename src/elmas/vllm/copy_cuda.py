@@ -1,13 +1,14 @@
 """Copies by the GPU's copy engines, on two low-priority streams, one for each direction.
 
-The host region is registered with CUDA, so copies are asynchronous and need no staging. All copies of a step and
-direction go out in one batched driver call; their completion is an event that is polled, never waited for.
+The host region is registered with CUDA, so copies are asynchronous and need no staging. The copies of a step and
+direction go out in batched driver calls: all stores in one, loads in several large ones, so that a request begins when
+its own blocks are there. Their completion is an event that is polled, never waited for.
 """
 
 import errno
 import time
 from collections import deque
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -28,6 +29,9 @@ _REGISTER_BYTES = 16 << 30
 
 _POPULATE_THREADS = 4
 """More gain nothing: the kernel clears pages at the speed of memory then."""
+
+_LEAST_LOAD_BYTES = 64 << 20
+"""Of a batch of loads, but the last one: more than a millisecond of the bus, beside which launching costs nothing."""
 
 _POLL_S = 0.0002
 
@@ -114,9 +118,9 @@ class StreamCopyEngine:
         self._recorder = _Recorder(trace, self._load_stream) if trace is not None else None
 
     def submit(self, loads: Sequence[Transfer], stores: Sequence[Transfer]) -> None:
-        """Launch one batch per direction, after all work launched so far on the current stream."""
-        if loads:
-            self._launch(self._load_stream, loads, to_device=True)
+        """Launch the copies, after all work launched so far on the current stream."""
+        for batch in in_batches(loads, -(-_LEAST_LOAD_BYTES // int(self._n_bytes.sum()))):
+            self._launch(self._load_stream, batch, to_device=True)
         if stores:
             self._launch(self._store_stream, stores, to_device=False)
 
@@ -191,6 +195,20 @@ class StreamCopyEngine:
         host = (rows[:, None] * self._region.row_bytes + self._host_start).ravel()
         device = (blocks[:, None] * self._device_stride + self._device_start).ravel()
         return host, device, (n_blocks[:, None] * self._n_bytes).ravel()
+
+
+def in_batches(transfers: Sequence[Transfer], n_least_blocks: int) -> Iterator[list[Transfer]]:
+    """Yield the transfers in their order, in batches of at least so many blocks; the last one may be smaller."""
+    batch: list[Transfer] = []
+    n_blocks = 0
+    for transfer in transfers:
+        batch.append(transfer)
+        n_blocks += transfer.n_blocks
+        if n_blocks >= n_least_blocks:
+            yield batch
+            batch, n_blocks = [], 0
+    if batch:
+        yield batch
 
 
 def run_starts(rows: Rows, blocks: Rows, rows_per_registration: int) -> Rows:

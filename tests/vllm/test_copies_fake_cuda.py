@@ -1,0 +1,61 @@
+"""The CUDA copy engine's bookkeeping, without a GPU: addresses, batches, and what is reported when."""
+
+from functools import partial
+
+import pytest
+import torch
+from hypothesis import given
+from hypothesis import strategies as st
+
+from elmas.cache.rows import as_rows
+from elmas.movement.transfers import Transfer
+from elmas.tiers.host import HostRegion, align_row
+from elmas.vllm import copy_cuda
+from elmas.vllm.copy_cuda import StreamCopyEngine, in_batches
+from elmas.vllm.geometry import geometry_of
+from tests.vllm.fake_cuda import CPU, FakeCuda, install
+from tests.vllm.test_copies import check_round_trip, kv_caches
+
+
+@pytest.fixture
+def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
+    return install(monkeypatch)
+
+
+@pytest.mark.parametrize("layout", ["LBHNC", "LBNHC", "BLHNC", "uneven"])
+def test_a_block_comes_back_whole(layout: str, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(cuda.Stream, "is_fast", True)
+    check_round_trip(kv_caches(layout), partial(StreamCopyEngine, CPU))
+
+
+def test_a_request_is_reported_when_its_own_blocks_are_there(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = {"layer.0": torch.zeros(8, 1, 1, 1024)}
+    geometry = geometry_of(caches, 8)
+    region = HostRegion.create(8, align_row(geometry.block_bytes))
+    engine = StreamCopyEngine(CPU, geometry, region, 0)
+    monkeypatch.setattr(copy_cuda, "_LEAST_LOAD_BYTES", 2 * geometry.block_bytes)
+    loads = [
+        Transfer(number, name, as_rows(blocks), blocks)
+        for number, (name, blocks) in enumerate([("a", [0, 1]), ("b", [2]), ("c", [3]), ("d", [4])])
+    ]
+    engine.submit(loads, [Transfer(9, "e", as_rows([5]), [5]), Transfer(10, "f", as_rows([6]), [6])])
+    assert [sum(sizes) // geometry.block_bytes for sizes in cuda.calls] == [2, 2, 1, 2]
+    reported = []
+    for _ in range(6):  # each batch has two events
+        engine._load_stream.advance()
+        reported.append(sorted(engine.poll().loads))
+    assert [names for names in reported if names] == [["a"], ["b", "c"], ["d"]]
+    assert engine.poll().stores == []
+    engine.wait_for_all()
+    assert engine.poll().stores == [9, 10], "all stores of a step are one batch"
+    engine.close()
+
+
+@given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 12))
+def test_batches_are_large_and_hold_every_transfer_once_in_order(sizes: list[int], n_least: int) -> None:
+    transfers = [Transfer(number, "", as_rows(range(n)), list(range(n))) for number, n in enumerate(sizes)]
+    batches = list(in_batches(transfers, n_least))
+    assert [transfer for batch in batches for transfer in batch] == transfers
+    totals = [sum(transfer.n_blocks for transfer in batch) for batch in batches]
+    assert all(total >= n_least for total in totals[:-1])
+    assert all(total - batch[-1].n_blocks < n_least for total, batch in zip(totals, batches, strict=True))
