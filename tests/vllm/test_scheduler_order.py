@@ -224,24 +224,12 @@ def test_any_error_leaves_first_come_first_served(
         assert server.begun[-6:] == [f"{number}" for number in range(30, 36)]
 
 
-def test_an_estimate_that_fails_leaves_first_come_first_served(
-    model_shape: str, monkeypatch: pytest.MonkeyPatch
+@pytest.mark.parametrize("method", ["estimate", "has_begun"])
+def test_what_fails_about_a_request_leaves_first_come_first_served(
+    method: str, model_shape: str, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     server = OrderedServer(model_shape, n_blocks=30, n_rows=60, max_num_seqs=1, max_batched_tokens=16)
-    monkeypatch.setattr(WorkEstimates, "estimate", lambda self, request: 1 // 0)
-    names = [f"{number}" for number in range(5)]
-    for name in names:
-        server.add(name, prompt_of(int(name), 2), 1)
-    server.run()
-    assert server.begun == names
-    assert not server.is_ordered
-
-
-def test_an_error_when_a_request_begins_leaves_first_come_first_served(
-    model_shape: str, monkeypatch: pytest.MonkeyPatch
-) -> None:
-    server = OrderedServer(model_shape, n_blocks=30, n_rows=60, max_num_seqs=1, max_batched_tokens=16)
-    monkeypatch.setattr(WorkEstimates, "has_begun", lambda self, request: 1 // 0)
+    monkeypatch.setattr(WorkEstimates, method, lambda *args: 1 // 0)
     names = [f"{number}" for number in range(5)]
     for name in names:
         server.add(name, prompt_of(int(name), 2), 1)

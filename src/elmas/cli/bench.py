@@ -1,12 +1,11 @@
 """`elmas bench`: benchmarks that start their own servers or need none."""
 
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated
+from typing import Annotated
 
 import typer
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from elmas.cli.console import wide_console
 
 bench = typer.Typer(help="Measure what the cache is worth.", no_args_is_help=True)
 
@@ -40,7 +39,7 @@ def demo(
 
     settings = GameSettings(agents, rounds, seed=seed)
     shape = demo_shape(model, num_gpu_blocks, host_memory, port, tuple(context.args))
-    console = _console()
+    console = wide_console(120)
     if model == _TINY:
         ensure_tiny_model(model)
     with RunProgress(console) as progress:
@@ -70,7 +69,7 @@ def scheduler(
         ensure_tiny_model(model)
     result = measure_scheduler(model, waiting, waiting_for_disk)
     write_json(result_dir / "scheduler.json", result.to_json())
-    console = _console()
+    console = wide_console(120)
     console.print(request_table(result))
     console.print(step_table(result))
     console.print(disk_table(result))
@@ -98,7 +97,7 @@ def disk(
 
     plan = DiskPlan(directory, block_bytes, n_blocks, run_blocks, queue_depth, trials)
     plan.check()
-    console = _console()
+    console = wide_console(120)
     with RunProgress(console) as progress:
         progress.stage("trials", plan.n_runs)
         result = measure_disk(plan, progress.advance)
@@ -128,7 +127,7 @@ def copies(
         raise UserError(f"--block-kib is {block_kib!r}: write whole numbers, such as 256,2048") from None
     result = measure_copies(sizes, batch_mib << 20, trials)
     write_json(result_dir / "copies.json", result.to_json())
-    _console().print(copies_table(result))
+    wide_console(120).print(copies_table(result))
     print(f"written: {result_dir / 'copies.json'}")
 
 
@@ -149,7 +148,7 @@ def restart(
         raise UserError(f"--block-bytes is {block_bytes}: give a multiple of 4096")
     if not directory.is_dir():
         raise UserError(f"--directory {directory} is no directory: make it first")
-    with RunProgress(_console()) as progress:
+    with RunProgress(wide_console(120)) as progress:
         progress.stage("segments")
         result = measure_restart(directory, n_blocks, block_bytes, progress.advance)
     write_json(result_dir / "restart.json", result.to_json())
@@ -163,11 +162,3 @@ def restart(
     if not result.meets_goal:
         typer.echo("over budget", err=True)
         raise typer.Exit(1)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    # A log has no width of its own: tables must not be cut to 80 columns there.
-    console = Console()
-    return console if console.is_terminal else Console(width=120)

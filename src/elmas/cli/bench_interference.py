@@ -4,7 +4,8 @@ from pathlib import Path
 from typing import Annotated
 
 import typer
-from rich.console import Console
+
+from elmas.cli.console import wide_console
 
 _TINY = Path("models/tiny")
 _LLAMA = Path("models/llama-3-8b")
@@ -62,9 +63,7 @@ def interference(
     arguments = (*(GPU_ARGUMENTS if on_gpu else ()), *context.args)
     shape = plan.shape(model, GPU_BLOCK_SIZE if on_gpu else BLOCK_SIZE, device, arguments)
     names = SERVERS if servers is None else tuple(name.strip() for name in servers.split(","))
-    console = Console()
-    # A log has no width of its own: tables must not be cut to 80 columns there.
-    console = console if console.is_terminal else Console(width=140)
+    console = wide_console(140)
     with RunProgress(console) as progress:
         result = measure_interference(plan, shape, names, device, result_dir / "logs", progress.stage)
     write_json(result_dir / "interference.json", result.to_json())

@@ -9,11 +9,10 @@ from typing import TYPE_CHECKING, Annotated
 
 import typer
 
+from elmas.cli.console import wide_console
 from elmas.errors import UserError
 
 if TYPE_CHECKING:
-    from rich.console import Console
-
     from elmas.bench.suite.plan import SuitePlan
     from elmas.bench.suite.presets import Choices
     from elmas.bench.suite.servers import ExternalServer
@@ -259,7 +258,7 @@ def _execute(
     if endpoint is None:
         _ensure_model(choices.model)
     name, key = (MODEL_NAME, "") if endpoint is None else (endpoint.model, endpoint.api_key)
-    with RunProgress(_console()) as progress:
+    with RunProgress(wide_console(140)) as progress:
         for plan in plans:
             SuiteRun(
                 plan,
@@ -285,7 +284,7 @@ def _show(directory: Path, baseline: str | None) -> None:
     if baseline is not None:
         results.check_baseline(baseline)
     write_csv(results.trials, directory / CSV_NAME)
-    console = _console()
+    console = wide_console(140)
     for table in summary_tables(results, baseline):
         console.print(table.rich())
         for note in table.notes:
@@ -328,11 +327,3 @@ def _percentages(text: str) -> tuple[float, ...]:
     if not found or any(not 0 <= each <= 100 for each in found):
         raise UserError(f"--percentiles is {text!r}: write numbers from 0 to 100, such as 50,90,99")
     return found
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    # A log has no width of its own: tables must not be cut to 80 columns there.
-    console = Console()
-    return console if console.is_terminal else Console(width=140)

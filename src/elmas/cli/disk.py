@@ -6,8 +6,9 @@ from typing import TYPE_CHECKING, Annotated, Any
 
 import typer
 
+from elmas.cli.console import wide_console
+
 if TYPE_CHECKING:
-    from rich.console import Console
     from rich.table import Table
 
     from elmas.tiers.disk.inspect import DirectorySummary, SegmentSummary
@@ -34,7 +35,7 @@ def inspect(
     if as_json:
         print(json.dumps(_to_json(summary)))
         return
-    console = _console()
+    console = wide_console(160, markup=False, highlight=False, soft_wrap=True)
     console.print(_summary_table(summary))
     kinds = {
         "without a usable header": summary.damaged,
@@ -57,7 +58,7 @@ def verify(directory: _Directory) -> None:
 
     from elmas.tiers.disk.verify import verify_directory
 
-    console = _console()
+    console = wide_console(160, markup=False, highlight=False, soft_wrap=True)
     with Progress(console=console, transient=True, disable=not console.is_terminal) as progress:
         task = progress.add_task("verify", total=None)
         result = verify_directory(directory, lambda done, total: progress.update(task, completed=done, total=total))
@@ -181,11 +182,3 @@ def _age(seconds: float) -> str:
 
 def _some(names: list[str]) -> str:
     return ", ".join(names[:5]) + (", ..." if len(names) > 5 else "")
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    # A log has no width of its own: tables must not be cut to 80 columns there.
-    console = Console(markup=False, highlight=False, soft_wrap=True)
-    return console if console.is_terminal else Console(width=160, markup=False, highlight=False, soft_wrap=True)

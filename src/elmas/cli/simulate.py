@@ -2,13 +2,12 @@
 
 from collections.abc import Callable
 from pathlib import Path
-from typing import TYPE_CHECKING, Annotated, Any
+from typing import Annotated, Any
 
 import typer
 from typer.core import TyperGroup
 
-if TYPE_CHECKING:
-    from rich.console import Console
+from elmas.cli.console import wide_console
 
 _REPLAY = "trace"
 
@@ -122,7 +121,7 @@ def fit(
     if json_:
         print(json.dumps(report))
     else:
-        _console().print(fit_table(report))
+        wide_console(160).print(fit_table(report))
 
 
 @simulate.command()
@@ -178,7 +177,7 @@ def compare(
         "seeds": _numbers(seeds, "--seeds", int),
     }
     plan = ComparePlan(**{k: v for k, v in given.items() if v}, n_sessions=sessions, block_tokens=block_size)
-    console = _console()
+    console = wide_console(160)
     with RunProgress(console) as progress:
         progress.stage("traces", len(plan.families) * len(plan.seeds))
         result = compare_all(plan, workers, progress.advance)
@@ -225,12 +224,4 @@ def _print(result: dict[str, Any], as_json: bool) -> None:
             label = f"{name.replace('_', ' ')} {part}".strip()
             share = f"{100 * number / result['prompt_tokens']:.1f}%" if "hit_tokens" in name else ""
             table.add_row(label, f"{number:,}" if isinstance(number, int) else str(number), share)
-    _console().print(table)
-
-
-def _console() -> "Console":
-    from rich.console import Console
-
-    # A log has no width of its own: tables must not be cut to 80 columns there.
-    console = Console()
-    return console if console.is_terminal else Console(width=160)
+    wide_console(160).print(table)
