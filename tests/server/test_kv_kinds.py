@@ -1,4 +1,5 @@
-"""What a GPU adds: quantised KV, latent attention, two ranks. Skipped where there is no GPU.
+"""Quantised KV, latent attention, two ranks: every kind of KV comes back as it was. All of it on a GPU, latent
+attention also without one.
 
 A request that is alone and finds the same blocks gets the same log-probabilities to the last bit, wherever the blocks
 came from. The weights are random but not vLLM's dummies, with which hardly anything depends on the KV.
@@ -19,7 +20,9 @@ from elmas.models.presets import TOKENIZER_VOCABULARY
 from elmas.serve.process import ServerProcess
 from tests.server.client import Answer, complete, complete_all, tokens
 
-pytestmark = [pytest.mark.gpu, pytest.mark.skipif(not torch.cuda.is_available(), reason="needs a CUDA GPU")]
+pytestmark = pytest.mark.server
+
+ON_GPU = torch.cuda.is_available()
 
 BLOCK_SIZE = 64
 """The largest that an attention backend of these models asks for."""
@@ -45,6 +48,12 @@ LATENT_ATTENTION = {
 }
 
 
+DTYPE = ("--dtype", "bfloat16") if ON_GPU else ("--dtype", "float32", "--max-num-batched-tokens", "512")
+
+N_AGENTS = 48 if ON_GPU else 8
+MOST_OWN_BLOCKS = 16 if ON_GPU else 5
+
+
 @dataclass(frozen=True)
 class Variant:
     """A server that stores its KV in another way than the others."""
@@ -53,22 +62,23 @@ class Variant:
     vllm_arguments: tuple[str, ...] = ()
     has_latent_attention: bool = False
     n_gpus: int = 1
+    runs_on_cpu: bool = False
 
 
 VARIANTS = (
     Variant("bfloat16"),
     Variant("fp8", ("--kv-cache-dtype", "fp8")),
-    Variant("latent attention", has_latent_attention=True),
+    Variant("latent attention", has_latent_attention=True, runs_on_cpu=True),
     Variant("two ranks", ("--tensor-parallel-size", "2"), n_gpus=2),
 )
 
 
 @pytest.fixture(scope="module", params=VARIANTS, ids=lambda variant: variant.name.replace(" ", "-"))
 def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[ServerProcess]:
-    """MT-APC with a device cache of 64 Ki tokens and room for all of it in host memory."""
+    """MT-APC whose device cache, and whose host memory, have room for everything."""
     variant = request.param
-    if torch.cuda.device_count() < variant.n_gpus:
-        pytest.skip(f"needs {variant.n_gpus} GPUs")
+    if torch.cuda.device_count() < variant.n_gpus and (ON_GPU or not variant.runs_on_cpu):
+        pytest.skip(f"CUDA GPUs needed: {variant.n_gpus}")
     directory: Path = tmp_path_factory.mktemp("model") / "tiny"
     ensure_tiny_model(directory)
     if variant.has_latent_attention:
@@ -80,10 +90,10 @@ def server(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFact
         directory,
         n_device_blocks=1024,
         max_model_len=4096,
-        host_memory="4GiB",
+        host_memory="4GiB" if ON_GPU else "512MiB",
         max_running=64,
         block_size=BLOCK_SIZE,
-        vllm_arguments=("--dtype", "bfloat16", *variant.vllm_arguments),
+        vllm_arguments=(*DTYPE, *variant.vllm_arguments),
     )
     with running_server(arm_command("mt-apc", shape), tmp_path_factory.mktemp("log") / "server.log") as (process, _):
         yield process
@@ -100,7 +110,8 @@ def alone(server: ServerProcess, prompts: list[list[int]]) -> list[Answer]:
 def test_blocks_from_host_memory_are_those_that_were_stored(server: ServerProcess) -> None:
     # One token more than whole blocks: no answer ever completes a block, so nothing is cached but the prompts.
     system = tokens(0, 4 * BLOCK_SIZE)
-    prompts = [system + tokens(1 + agent, (4 + agent % 12) * BLOCK_SIZE + 1) for agent in range(48)]
+    lengths = [(2 + agent % (MOST_OWN_BLOCKS - 1)) * BLOCK_SIZE + 1 for agent in range(N_AGENTS)]
+    prompts = [system + tokens(1 + agent, length) for agent, length in enumerate(lengths)]
     complete_all(server.base_url, prompts, 8)
     expected = alone(server, prompts)
     assert all(answer.n_cached == len(prompt) - 1 for answer, prompt in zip(expected, prompts, strict=True))
