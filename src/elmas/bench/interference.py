@@ -9,7 +9,7 @@ are computed and stored; those compare with a server that stores nothing.
 import asyncio
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field
+from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
 
@@ -74,7 +74,7 @@ class InterferencePlan:
         per_block = block_bytes(shape, device)
         if per_block is None:
             raise UserError(f"{model} does not say how large its KV is: give a directory with a config.json")
-        return ServerShape(**{**vars(shape), "host_memory": str(n_blocks * per_block)})
+        return replace(shape, host_memory=str(n_blocks * per_block))
 
 
 @dataclass

@@ -156,7 +156,8 @@ class TierIndex:
 
     def abort(self, rows: Rows) -> None:
         """Give up writing: the rows are free again."""
-        self._release(rows, self._end_writing(rows))
+        self._end_writing(rows)
+        self._release(rows)
 
     def clear(self) -> bool:
         """Drop every resident block that is not pinned; returns whether nothing is held any more."""
@@ -212,11 +213,10 @@ class TierIndex:
         self._drop(rows)
 
     def _drop(self, rows: Rows) -> None:
-        blocks = self.blocks_in(rows)
-        deque(map(self._resident.__delitem__, blocks), maxlen=0)
-        self._release(rows, blocks)
+        deque(map(self._resident.__delitem__, self.blocks_in(rows)), maxlen=0)
+        self._release(rows)
 
-    def _release(self, rows: Rows, blocks: list[BlockHash]) -> None:
+    def _release(self, rows: Rows) -> None:
         self._hash_of[rows] = None
         self._free.extend(rows.tolist())
 

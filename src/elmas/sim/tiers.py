@@ -224,8 +224,9 @@ class Tiers:
 
     @property
     def n_only_on_device(self) -> int:
-        """Blocks of the device that host memory has refused so far."""
-        return self.host.counts["store_blocks_dropped"]
+        """Blocks of the device that host memory has refused so far; 0 with vLLM's own connector, which waits for nobody
+        because of them."""
+        return self.host.counts["store_blocks_dropped"] if self._offloading is None else 0
 
     @property
     def is_loading(self) -> bool:
