@@ -228,8 +228,7 @@ def serve(
         "scheduler_window_size": scheduler_window_size,
     }
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    mechanisms = {"async_copies": arm.async_copies, "reorder": arm.reorder, "prefetch": arm.prefetch}
-    cache = CacheSettings.parse(mechanisms | asked)
+    cache = CacheSettings.parse(arm.mechanisms() | asked)
 
     _notice(preemption_mode is not None, "--preemption-mode=recompute has no effect: vLLM always recomputes")
     for name in asked:
