@@ -8,6 +8,15 @@ from elmas.scheduling.pacing import LEAST_TOKENS, Pacing
 
 MAX_TOKENS = 8192
 
+
+def measured(short_step_s: float, token_s: float, max_tokens: int = MAX_TOKENS) -> Pacing:
+    """Pacing that knows how long a step takes at least, and a token."""
+    pacing = Pacing(max_tokens)
+    pacing.took(100, short_step_s)
+    pacing.took(4096, 4096 * token_s)
+    return pacing
+
+
 steps = st.lists(
     st.tuples(st.integers(0, MAX_TOKENS), st.integers(0, 50), st.integers(0, 300)),
     max_size=200,
@@ -57,7 +66,7 @@ def test_steps_counted_together_are_as_steps_one_by_one(
 
 
 def test_a_server_that_has_room_for_all_prompts_soon_computes_as_many_at_once_as_it_may() -> None:
-    pacing = Pacing(MAX_TOKENS)
+    pacing = measured(0.002, 1e-5)
     pacing.scheduled(0, n_waiting=5, n_steps=1000)
     assert pacing.limit(8) == LEAST_TOKENS
     limits = []
@@ -71,7 +80,7 @@ def test_a_server_that_has_room_for_all_prompts_soon_computes_as_many_at_once_as
 @pytest.mark.parametrize("n_prompt_tokens", [1_600, 6_700, 30_000])
 def test_prompts_are_spread_over_the_steps_of_those_that_decode(n_prompt_tokens: int) -> None:
     """A place frees up every 40 steps; then a prompt follows. The fewer steps compute nothing of it, the better."""
-    pacing, left, n_only_decoding = Pacing(MAX_TOKENS), 0, 0
+    pacing, left, n_only_decoding = measured(0.002, 1e-5), 0, 0
     for step in range(4_000):
         if step % 40 == 0:
             left += n_prompt_tokens
@@ -83,3 +92,20 @@ def test_prompts_are_spread_over_the_steps_of_those_that_decode(n_prompt_tokens:
     all_at_once = 3_600 * (1 - -(-n_prompt_tokens // MAX_TOKENS) / 40)
     least = 3_600 * max(0.0, 1 - n_prompt_tokens / LEAST_TOKENS / 40)
     assert n_only_decoding < least + 0.5 * (all_at_once - least)
+
+
+@pytest.mark.parametrize(("short_step_s", "token_s", "least_tokens"), [(0.02, 2e-5, 1000), (1.0, 2e-5, MAX_TOKENS)])
+def test_no_step_is_shorter_than_the_time_that_any_step_takes(
+    short_step_s: float, token_s: float, least_tokens: int
+) -> None:
+    pacing = measured(short_step_s, token_s)
+    pacing.scheduled(0, n_waiting=5, n_steps=1000)
+    assert pacing.limit(8) == pytest.approx(least_tokens, abs=1)
+
+
+def test_a_step_that_took_long_once_changes_little() -> None:
+    pacing, disturbed = measured(0.02, 2e-5), measured(0.02, 2e-5)
+    for each in (pacing, disturbed):
+        each.scheduled(0, n_waiting=5, n_steps=1000)
+    disturbed.took(100, 60.0)
+    assert disturbed.limit(8) < 1.1 * pacing.limit(8)

@@ -18,5 +18,6 @@ def model_shape(tmp_path_factory: pytest.TempPathFactory) -> str:
 
 @pytest.fixture(autouse=True)
 def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps of these tests have few tokens: let pacing take effect in them."""
+    """The steps of these tests have few tokens: let pacing take effect in them, whatever time they take."""
     monkeypatch.setattr("elmas.scheduling.pacing.LEAST_TOKENS", 3)
+    monkeypatch.setattr("elmas.scheduling.pacing._LEAST_UNMEASURED_TOKENS", 3)

@@ -378,6 +378,7 @@ class Server:
         if self._pacing is not None:
             n_prompt = sum(n for _, n in self._chunks)
             self._pacing.scheduled(n_prompt, self._waiting.n_waiting + self._n_loading, n_steps)
+            self._pacing.took(n_prompt, seconds / n_steps)
         self.now_s += seconds
         counts.n_steps += n_steps
         counts.busy_s += seconds

@@ -37,6 +37,7 @@ class ReorderingMixin:
         self._elmas_pacing: Pacing | None = None
         if half is not None and settings.pace:
             self._elmas_pacing = Pacing(self.max_num_scheduled_tokens)  # type: ignore[has-type]
+            half.on_prefill_step = self._elmas_pacing.took
         # vLLM's priority queue is a heap: its order is the user's own.
         if half is None or not isinstance(self.waiting, deque):  # type: ignore[has-type]
             return
