@@ -40,9 +40,6 @@ class CacheSettings(BaseModel):
         True,
         description="at the beginning of a round, let requests wait a moment for those whose blocks are on the device",
     )
-    pace: bool = Field(
-        True, description="spread the prompts over all steps, where otherwise some would only decode while others wait"
-    )
     scheduler_window_size: int = Field(
         10_000, ge=1, le=100_000, description="waiting requests that are ordered together"
     )

@@ -58,8 +58,8 @@ def test_engines_cannot_share_a_disk(spelling: str) -> None:
     build(cache=cache, connector=Connector.NOOP, vllm_arguments=(spelling, "2"))
 
 
-def test_without_order_and_pacing_the_scheduler_is_vllms() -> None:
-    command = build(cache=CacheSettings.parse({"reorder": False, "pace": False}))
+def test_without_reordering_the_scheduler_is_vllms() -> None:
+    command = build(cache=CacheSettings.parse({"reorder": False}))
     assert not has_option(command.argv, "--scheduler-cls")
     assert has_option(command.argv, "--kv-transfer-config")
 

@@ -24,6 +24,4 @@ def test_more_work_takes_longer_on_every_machine(name: str, shape: str) -> None:
     cost = step_cost(hardware(name), model_shape(shape))
     least = cost.seconds(0, 0, 1, 1, 1000)
     assert 0 < least < cost.seconds(0, 0, 1, 1, 100_000)
-    # Launching a small model's kernels takes longer than computing.
-    assert least <= cost.seconds(1000, 0, 1, 0, 0) <= cost.seconds(8000, 0, 1, 0, 0)
-    assert cost.seconds(8000, 0, 1, 0, 0) < cost.seconds(8000, 10**8, 1, 0, 0)
+    assert cost.seconds(1000, 0, 1, 0, 0) < cost.seconds(8000, 0, 1, 0, 0) < cost.seconds(8000, 10**8, 1, 0, 0)

@@ -14,10 +14,3 @@ def model_shape(tmp_path_factory: pytest.TempPathFactory) -> str:
     directory: Path = tmp_path_factory.mktemp("models") / "shape"
     write_model(find_preset("llama-3.2-1b"), directory, seed=0, force=False)
     return str(directory)
-
-
-@pytest.fixture(autouse=True)
-def _small_steps(monkeypatch: pytest.MonkeyPatch) -> None:
-    """The steps of these tests have few tokens: let pacing take effect in them, whatever time they take."""
-    monkeypatch.setattr("elmas.scheduling.pacing.LEAST_TOKENS", 3)
-    monkeypatch.setattr("elmas.scheduling.pacing._LEAST_UNMEASURED_TOKENS", 3)

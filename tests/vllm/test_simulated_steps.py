@@ -10,10 +10,9 @@ from elmas.sim.hardware import StepCost
 from elmas.sim.requests import Job
 from elmas.sim.server import Server, ServerPlan
 from elmas.vllm.bare_scheduler import RequestMaker, make_bare_scheduler
-from elmas.vllm.scheduler import make_scheduler
 
 BLOCK_TOKENS = 4
-COST = StepCost(0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+COST = StepCost(0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 WAVE_S = 1e6
 """Waves of requests are so far apart that one has ended when the next one comes."""
 
@@ -57,16 +56,14 @@ def draw_waves(rng: random.Random) -> list[list[tuple[list[int], list[int]]]]:
     return waves
 
 
-@pytest.mark.parametrize("paces", [False, True], ids=["stock", "paced"])
 @pytest.mark.parametrize("seed", range(40))
-def test_the_simulated_server_takes_the_steps_that_vllm_takes(model_shape: str, seed: int, paces: bool) -> None:
-    """With pacing: vLLM's scheduler as elmas drives it, with everything else of elmas switched off."""
+def test_the_simulated_server_takes_the_steps_that_vllm_takes(model_shape: str, seed: int) -> None:
     rng = random.Random(seed)
     n_blocks, max_running, max_tokens = rng.choice((25, 40, 200)), rng.choice((2, 4, 16)), rng.choice((16, 24, 256))
     waves = draw_waves(rng)
 
     source = Waves(waves)
-    plan = ServerPlan(n_blocks, BLOCK_TOKENS, max_batched_tokens=max_tokens, max_running=max_running, paces=paces)
+    plan = ServerPlan(n_blocks, BLOCK_TOKENS, max_batched_tokens=max_tokens, max_running=max_running)
     server = Server(plan, COST, source)
     source.n_steps = lambda: server.records.counts.n_steps
     counts = server.run().counts
@@ -74,9 +71,8 @@ def test_the_simulated_server_takes_the_steps_that_vllm_takes(model_shape: str, 
 
     scheduler = make_bare_scheduler(
         model_shape,
-        connector="ElmasConnector" if paces else None,
-        settings={"store": False, "load": False, "reorder": False},
-        scheduler_class=make_scheduler if paces else None,
+        connector=None,
+        settings={},
         block_size=BLOCK_TOKENS,
         n_device_blocks=n_blocks,
         n_host_rows=1,

@@ -228,7 +228,8 @@ def serve(
         "scheduler_window_size": scheduler_window_size,
     }
     asked: dict[str, Any] = {name: value for name, value in given.items() if value is not None}
-    cache = CacheSettings.parse(arm.mechanisms() | asked)
+    mechanisms = {"async_copies": arm.async_copies, "reorder": arm.reorder, "prefetch": arm.prefetch}
+    cache = CacheSettings.parse(mechanisms | asked)
 
     _notice(preemption_mode is not None, "--preemption-mode=recompute has no effect: vLLM always recomputes")
     for name in asked:

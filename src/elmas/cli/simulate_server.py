@@ -57,7 +57,6 @@ class ServerOptions:
             order=OrderPlan(self.window if self.scheduler == "elmas" else 1),
             max_batched_tokens=self.max_batched_tokens,
             max_running=self.max_running,
-            paces=self.scheduler == "elmas",
         )
 
 

@@ -143,9 +143,8 @@ def _connector_arguments(options: ServeOptions) -> list[str]:
             "--scheduler-cls replaces the scheduler that orders requests by their prefixes: drop it, "
             "or name the --enable-* flags you want without --enable-prefix-aware-scheduling"
         )
-    # It also paces prompts, and with a disk it lets requests that are read for step aside.
-    is_useful = options.cache.pace or options.cache.disk is not None
-    if options.cache.reorder or (is_useful and not has_option(extra, "--scheduler-cls")):
+    # With a disk it also lets requests that are read for step aside.
+    if options.cache.reorder or (options.cache.disk is not None and not has_option(extra, "--scheduler-cls")):
         arguments += ["--scheduler-cls", SCHEDULER_CLASS]
     return arguments
 

@@ -43,7 +43,7 @@ class Configuration:
                 environment={**base.environment, **arguments.environment},
                 vllm_arguments=(*base.vllm_arguments, *arguments.vllm_arguments()),
             )
-        changes: dict[str, Any] = self.arm.mechanisms()
+        changes: dict[str, Any] = {name: getattr(self.arm, name) for name in ("async_copies", "reorder", "prefetch")}
         if not self.has_disk:
             changes |= {"disk": None, "disk_capacity": None}
         cache = base.cache.model_copy(update=changes)

@@ -62,15 +62,6 @@ class Arm:
     reorder: bool = False
     prefetch: bool = False
 
-    def mechanisms(self) -> dict[str, bool]:
-        """Return the settings of the cache that say the same. Scheduling is one flag: the order and pacing together."""
-        return {
-            "async_copies": self.async_copies,
-            "reorder": self.reorder,
-            "pace": self.reorder,
-            "prefetch": self.prefetch,
-        }
-
 
 def resolve_arm(flags: Flags, connector: Connector | None = None, no_prefix_caching: bool = False) -> Arm:
     """Return the arm that flags, `--connector` (None: not given) and `--no-enable-prefix-caching` select together.
@@ -111,7 +102,7 @@ def resolve_arm(flags: Flags, connector: Connector | None = None, no_prefix_cach
 class ServeOptions:
     """Everything that determines a server's command line.
 
-    `cache` counts only with Connector.MT_APC; `Arm.mechanisms` are among its settings.
+    `cache` counts only with Connector.MT_APC; its `async_copies`, `reorder` and `prefetch` are the arm's mechanisms.
     `device_memory_bytes` is the memory for KV blocks on the device (None: vLLM decides). `profile_dir` switches the
     torch profiler on and takes its traces. `dev_mode` opens vLLM's development routes (benchmarks reset the caches
     through them). `environment` are variables that the server gets in addition. `vllm_arguments` go to vLLM unchanged

@@ -62,7 +62,6 @@ class Measured:
             order=OrderPlan(row.window),
             max_batched_tokens=self.max_batched_tokens,
             max_running=self.max_running,
-            paces=False,  # as elmas was when these rows were measured
         )
 
     def predict(self, machine: Hardware, row: MeasuredRow) -> Outcome:

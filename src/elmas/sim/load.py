@@ -30,8 +30,8 @@ def load_arms(base: Setup) -> dict[str, Setup]:
     ordered = OrderPlan(window_size=_WHOLE_QUEUE)
     return {
         "prefix caching only": replace(base, host_bytes=0),
-        "lru, first come first served": replace(base, policy="lru", order=OrderPlan(), paces=False),
-        "next-use, first come first served": replace(base, policy="next-use", order=OrderPlan(), paces=False),
+        "lru, first come first served": replace(base, policy="lru", order=OrderPlan()),
+        "next-use, first come first served": replace(base, policy="next-use", order=OrderPlan()),
         "next-use, ordered": replace(base, policy="next-use", order=ordered),
         "endless host memory": replace(
             base, host_bytes=_ENDLESS_BLOCKS * base.block_bytes, policy="lru", order=ordered

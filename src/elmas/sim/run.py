@@ -42,8 +42,6 @@ class Setup:
     order: OrderPlan = field(default_factory=OrderPlan)
     max_batched_tokens: int = 8192
     max_running: int = 256
-    paces: bool = True
-    """Whether elmas, where it has host memory, spreads prompts over the steps."""
 
     @property
     def block_bytes(self) -> int:
@@ -66,7 +64,6 @@ class Setup:
             order=self.order,
             tiers=self._tier_plan(),
             frontend_s=self.hardware.frontend_s,
-            paces=self.paces and self.host_bytes > 0 and self.connector == "elmas",
         )
 
     def _tier_plan(self) -> TierPlan | None:

@@ -12,7 +12,6 @@ from typing import Protocol
 
 from elmas.errors import UserError
 from elmas.scheduling.gathering import Gathering
-from elmas.scheduling.pacing import Pacing
 from elmas.sim.decoding import DecodingRequests
 from elmas.sim.device import DeviceCache
 from elmas.sim.hardware import StepCost
@@ -56,8 +55,6 @@ class ServerPlan:
     order: OrderPlan = field(default_factory=OrderPlan)
     tiers: TierPlan | None = None
     frontend_s: float = 0.0
-    paces: bool = False
-    """Whether prompts are spread over the steps, as elmas does."""
 
 
 class Server:
@@ -87,7 +84,6 @@ class Server:
         self._gathering = Gathering()
         self._held_until_s = 0.0
         """Until then, requests that are not on the device wait for the rest of a burst."""
-        self._pacing = Pacing(plan.max_batched_tokens) if plan.paces else None
         self._n_arrived = 0
         self._frontend_free_s = 0.0
 
@@ -189,10 +185,7 @@ class Server:
         """Decide what the next step computes, and give it its device blocks."""
         self._chunks.clear()
         has_preempted = self._extend_decoding() if self._decoding else False
-        n_decoding = len(self._decoding)
-        budget = self._plan.max_batched_tokens - n_decoding
-        if self._pacing is not None:
-            budget = min(budget, self._pacing.limit(n_decoding))
+        budget = self._plan.max_batched_tokens - len(self._decoding)
         if self._partial is not None and budget > 0:
             n = self._extend_partial(self._partial, budget)
             budget -= n
@@ -291,11 +284,7 @@ class Server:
     def _is_idle(self) -> bool:
         """Whether no request waits or runs."""
         waits = self._waiting.n_ready or self._waiting.n_aside or self._n_reserved
-        return not (waits or self._running or self._n_loading)
-
-    @property
-    def _n_loading(self) -> int:
-        return self.tiers.n_loading if self.tiers is not None else 0
+        return not (waits or self._running or (self.tiers is not None and self.tiers.is_loading))
 
     def _is_held(self, request: Live) -> bool:
         """Whether the request had better wait for the rest of a burst."""
@@ -375,10 +364,6 @@ class Server:
             n_steps = self._n_steps_until(self._next_change_s() - self.now_s, first_s, growth_s)
             n_steps = decoding.reserve(min(n_steps, decoding.steps_to_end()), self.device)
             seconds = n_steps * first_s + growth_s * n_steps * (n_steps - 1) / 2
-        if self._pacing is not None:
-            n_prompt = sum(n for _, n in self._chunks)
-            self._pacing.scheduled(n_prompt, self._waiting.n_waiting + self._n_loading, n_steps)
-            self._pacing.took(n_prompt, seconds / n_steps)
         self.now_s += seconds
         counts.n_steps += n_steps
         counts.busy_s += seconds

@@ -229,9 +229,9 @@ class Tiers:
         return self.host.counts["store_blocks_dropped"] if self._offloading is None else 0
 
     @property
-    def n_loading(self) -> int:
-        """Requests whose blocks are on their way to the device."""
-        return len(self._loading) + len(self._to_load)
+    def is_loading(self) -> bool:
+        """Whether a request's blocks are on their way to the device."""
+        return bool(self._loading or self._to_load)
 
     def is_waiting_for_disk(self, request: Live) -> bool:
         """Return whether the request should step aside while it is read for."""

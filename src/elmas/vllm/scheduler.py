@@ -1,12 +1,11 @@
 """The scheduler vLLM is given with `--scheduler-cls elmas.vllm.scheduler.make_scheduler`.
 
-It puts its own queue of waiting requests in the place of vLLM's, and says how many tokens a step may have; all else it
-leaves to vLLM's own scheduler, synchronous or asynchronous. After any error of its own it is first come first served.
+It puts its own queue of waiting requests in the place of vLLM's and leaves everything else to vLLM's own scheduler,
+synchronous or asynchronous. After any error of its own it stays first come first served.
 """
 
 import time
 from collections import deque
-from collections.abc import Callable
 from typing import Any
 
 from vllm.v1.core.sched.async_scheduler import AsyncScheduler
@@ -14,7 +13,6 @@ from vllm.v1.core.sched.scheduler import Scheduler
 
 from elmas.scheduling.bounds import Bounds
 from elmas.scheduling.gathering import Gathering
-from elmas.scheduling.pacing import Pacing
 from elmas.scheduling.waiting_order import WaitingOrder
 from elmas.settings import CacheSettings
 from elmas.vllm.scheduler_half import SchedulerHalf
@@ -34,10 +32,6 @@ class ReorderingMixin:
         settings = CacheSettings.parse(transfer.kv_connector_extra_config if transfer is not None else {})
         half: SchedulerHalf | None = getattr(getattr(self, "connector", None), "scheduler_half", None)
         self._elmas_queue: WaitingQueue | None = None
-        self._elmas_pacing: Pacing | None = None
-        if half is not None and settings.pace:
-            self._elmas_pacing = Pacing(self.max_num_scheduled_tokens)  # type: ignore[has-type]
-            half.on_prefill_step = self._elmas_pacing.took
         # vLLM's priority queue is a heap: its order is the user's own.
         if half is None or not isinstance(self.waiting, deque):  # type: ignore[has-type]
             return
@@ -69,28 +63,11 @@ class ReorderingMixin:
         queue = self._elmas_queue
         if queue is not None:
             self._contain(self._before_step)
-        output = self._paced(lambda: super(ReorderingMixin, self).schedule(*args, **kwargs))  # type: ignore[misc]
+        output = super().schedule(*args, **kwargs)  # type: ignore[misc]
         if queue is not None:
             if self._elmas_half.trace is not None:
                 self._contain(self._record_order)
             self._contain(queue.end_step)
-        return output
-
-    def _paced(self, schedule: Callable[[], Any]) -> Any:
-        """Schedule a step with as many tokens as those that decode need, and those that pacing gives to prompts."""
-        pacing = self._elmas_pacing
-        if pacing is None:
-            return schedule()
-        most: int = self.max_num_scheduled_tokens  # type: ignore[has-type]
-        n_decoding = sum(not request.is_prefill_chunk for request in self.running)  # type: ignore[attr-defined]
-        n_decoded = n_decoding * (1 + self.num_spec_tokens)  # type: ignore[attr-defined]
-        self.max_num_scheduled_tokens = min(most, n_decoded + pacing.limit(n_decoding))
-        try:
-            output = schedule()
-        finally:
-            self.max_num_scheduled_tokens = most
-        _, n_waiting = self.get_request_counts()  # type: ignore[attr-defined]
-        pacing.scheduled(max(0, output.total_num_scheduled_tokens - n_decoded), n_waiting)
         return output
 
     def _has_room(self) -> bool:

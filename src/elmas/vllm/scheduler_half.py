@@ -77,8 +77,6 @@ class SchedulerHalf:
         self.sessions = Sessions(block_tokens=block_size, is_behind_device=True)
         self.is_off = False
         self.on_disk_wait_over: Callable[[str], None] | None = None
-        self.on_prefill_step: Callable[[int, float], None] = lambda n_tokens, seconds: None
-        """Told how many tokens of prompts a step has computed, and in which time."""
         """Told of each request that waits for the disk no more."""
         self.trace: Trace | None = None
         """Where the order of requests is recorded, with --profiling."""
@@ -272,7 +270,6 @@ class SchedulerHalf:
         self._last_step_s = now_s
         if step.n_prefill_tokens:
             self.costs.observe_step(step.n_prefill_tokens, step.context_token_sum, seconds)
-            self.on_prefill_step(step.n_prefill_tokens, seconds)
 
     def take_orders(self, is_idle: bool) -> StepOrders:
         """Return the copies to start in this step."""
