@@ -38,6 +38,7 @@ def test_contexts_come_from_host_memory_then_from_the_device_then_are_computed(
     assert device.load_blocks == 0
     assert new.store_blocks >= 3 * 256 // shape.block_size
     assert all(phase.gaps_s and min(phase.gaps_s) >= 0 for phase in result.phases)
+    assert all(len(phase.longest_s) == PLAN.n_rounds for phase in result.phases), "the first round does not count"
     assert result.ratio(host, 99) == host.percentile_s(99) / device.percentile_s(99)
     assert result.ratio(device, 99) is None
     assert interference_table(result).row_count == 3

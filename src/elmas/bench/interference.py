@@ -8,7 +8,7 @@ are computed and stored; those compare with a server that stores nothing.
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import asdict, dataclass, field, replace
 from pathlib import Path
 from typing import Any
@@ -89,6 +89,14 @@ class Phase:
     seconds: float = 0.0
     load_blocks: float = 0.0
     store_blocks: float = 0.0
+    longest_s: list[float] = field(default_factory=list)
+    """The longest gap of each round: whether one round had a slow step, or all."""
+
+    def forget(self) -> None:
+        """Drop what was seen so far."""
+        self.gaps_s.clear()
+        self.longest_s.clear()
+        self.seconds = self.load_blocks = self.store_blocks = 0.0
 
     def percentile_s(self, percent: float) -> float:
         """Return a percentile of the time between tokens."""
@@ -103,6 +111,7 @@ class Phase:
             "itl_mean_s": float(np.mean(self.gaps_s)),
             **{f"itl_p{percent}_s": self.percentile_s(percent) for percent in (50, 90, 99)},
             "itl_max_s": max(self.gaps_s),
+            "itl_max_s_per_round": self.longest_s,
             "seconds": self.seconds,
             "load_bytes_per_s": self.load_blocks * bytes_per_block / self.seconds,
             "store_bytes_per_s": self.store_blocks * bytes_per_block / self.seconds,
@@ -208,18 +217,27 @@ class _Load:
         async with Endpoint(self._server.base_url, MODEL_NAME) as endpoint:
             on_stage(f"{self._name}: computing contexts")
             await self._begin(endpoint)
-            for round_ in range(self._plan.n_rounds if await self._stored() else 0):
-                on_stage(f"{self._name}: known contexts, round {round_ + 1}")
-                await self._rest()
-                self._server.reset_caches(device_only=True)
-                for phase in (host, device):
-                    await self._round(endpoint, phase, self._contexts)
-                if host.load_blocks <= device.load_blocks:
-                    raise UserError(f"{self._name} did not load from host memory: see its log")
-            for round_ in range(self._plan.n_rounds):
-                on_stage(f"{self._name}: new contexts, round {round_ + 1}")
+            if await self._stored():
+                for _ in self._rounds("known contexts", (host, device), on_stage):
+                    await self._rest()
+                    self._server.reset_caches(device_only=True)
+                    for phase in (host, device):
+                        await self._round(endpoint, phase, self._contexts)
+                    if host.load_blocks <= device.load_blocks:
+                        raise UserError(f"{self._name} did not load from host memory: see its log")
+            for _ in self._rounds("new contexts", (new,), on_stage):
                 await self._round(endpoint, new, [self._prompt(self._plan.context_tokens) for _ in self._contexts])
         return [phase for phase in (host, device, new) if phase.gaps_s]
+
+    def _rounds(self, title: str, phases: Sequence[Phase], on_stage: Callable[[str], None]) -> Iterator[None]:
+        """Yield for each round. What the phases hold of the first one is dropped: what happens for the first time takes
+        longer, such as a kernel that is loaded."""
+        for round_ in range(self._plan.n_rounds + 1):
+            on_stage(f"{self._name}: {title}, {f'round {round_}' if round_ else 'not counted'}")
+            yield
+            if round_ == 0:
+                for phase in phases:
+                    phase.forget()
 
     async def _begin(self, endpoint: Endpoint) -> None:
         """Compute all contexts, which lets the server warm up too."""
@@ -257,6 +275,7 @@ class _Load:
             others.append(asyncio.create_task(endpoint.complete(prompt, max_tokens=1)))
         ends_s = [_check(record).ended_s for record in await asyncio.gather(*others)]
         end_s = max(ends_s)
+        gaps_s: list[float] = []
         for record in await asyncio.gather(*streams):
             times_s = np.array(_check(record).chunk_times_s)
             if times_s[-1] < end_s:
@@ -265,9 +284,11 @@ class _Load:
                     f"raise --tokens, now {plan.stream_tokens}"
                 )
             inside = (times_s >= begin_s) & (times_s <= end_s)
-            phase.gaps_s += np.diff(times_s[inside]).tolist()
+            gaps_s += np.diff(times_s[inside]).tolist()
         await self._rest()
         after = self._events()
+        phase.gaps_s += gaps_s
+        phase.longest_s.append(max(gaps_s, default=0.0))
         phase.seconds += end_s - begin_s
         phase.load_blocks += after.get("load_blocks", 0) - before.get("load_blocks", 0)
         phase.store_blocks += after.get("store_blocks", 0) - before.get("store_blocks", 0)
