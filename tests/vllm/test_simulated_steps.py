@@ -12,7 +12,7 @@ from elmas.sim.server import Server, ServerPlan
 from elmas.vllm.bare_scheduler import RequestMaker, make_bare_scheduler
 
 BLOCK_TOKENS = 4
-COST = StepCost(0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
+COST = StepCost(0.01, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0, 0.0)
 WAVE_S = 1e6
 """Waves of requests are so far apart that one has ended when the next one comes."""
 

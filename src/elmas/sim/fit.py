@@ -27,7 +27,7 @@ _MOST_CHANGE = 0.5
 
 @dataclass(frozen=True)
 class MeasuredRow:
-    """A measured run: a closed loop on a server, its JCT and the seconds of its rounds. elmas kept blocks by LRU."""
+    """A measured run: a closed loop on a server, its JCT and the seconds of its rounds."""
 
     workload: str
     connector: str
@@ -37,6 +37,8 @@ class MeasuredRow:
     seconds_per_round: tuple[float, ...]
     window: int = 1
     """Waiting requests that were ordered together; 1: first come first served."""
+    policy: str = "lru"
+    """By which elmas kept blocks."""
 
 
 @dataclass(frozen=True)
@@ -58,6 +60,7 @@ class Measured:
             n_device_blocks=self.n_device_blocks,
             block_tokens=self.block_tokens,
             host_bytes=0 if row.host_memory is None else parse_bytes(row.host_memory, "host_memory"),
+            policy=row.policy,
             connector=row.connector,
             order=OrderPlan(row.window),
             max_batched_tokens=self.max_batched_tokens,

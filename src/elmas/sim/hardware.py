@@ -2,7 +2,8 @@
 
 A step's time is a sum (the roofline of Williams et al. 2009, per part): a fixed overhead, an overhead per request, the
 matrix products (bound by arithmetic, or by reading the weights once), attention of the prompt tokens over what is
-before them, and reading the KV of the requests that decode.
+before them, and reading the KV of the requests that decode. Launching the kernels of a step with prompts may take
+longer than all that.
 """
 
 import json
@@ -26,6 +27,7 @@ class ModelShape:
     """
 
     name: str
+    n_layers: int
     layer_parameters: int
     head_parameters: int
     weight_bytes: int
@@ -44,10 +46,14 @@ class Hardware:
     memory_bytes_per_s: float
     step_s: float
     """Overhead of a step that does not overlap with computing."""
+    prompt_step_s: float
+    """What a step with prompts has beyond that."""
+    layer_launch_s: float
+    """What a layer takes at least in a step with prompts: launching its kernels one by one."""
     request_s: float
     """Overhead of a step for each request in it: sampling, detokenizing, streaming."""
     frontend_s: float
-    """What the server does for a request before the engine sees it: requests pass this one by one."""
+    """What the server's front end does for a request before the engine sees it."""
     load_bytes_per_s: float
     """Host memory to device."""
     store_bytes_per_s: float
@@ -62,6 +68,8 @@ class StepCost:
     """The time of a step, in coefficients for one machine and model."""
 
     step_s: float
+    prompt_step_s: float
+    launch_s: float
     request_s: float
     token_s: float
     sample_s: float
@@ -77,13 +85,10 @@ class StepCost:
         ones among them, get a token.
         """
         products_s = (n_prompt + n_decoding) * self.token_s + n_sampled * self.sample_s
-        return (
-            self.step_s
-            + n_sampled * self.request_s
-            + max(products_s, self.weights_s)
-            + pairs * self.attention_s
-            + kv_tokens * self.kv_s
-        )
+        computing_s = max(products_s, self.weights_s) + pairs * self.attention_s + kv_tokens * self.kv_s
+        if n_prompt:
+            computing_s = max(computing_s + self.prompt_step_s, self.launch_s)
+        return self.step_s + n_sampled * self.request_s + computing_s
 
 
 def model_shape(name: str) -> ModelShape:
@@ -93,6 +98,7 @@ def model_shape(name: str) -> ModelShape:
     layers = n_parameters(preset) - embedding * (1 if preset.tied_embeddings else 2)
     return ModelShape(
         name=preset.name,
+        n_layers=preset.n_layers,
         layer_parameters=layers,
         head_parameters=embedding,
         weight_bytes=(layers + embedding) * _WEIGHT_BYTES[preset.dtype],
@@ -119,6 +125,8 @@ def step_cost(machine: Hardware, shape: ModelShape) -> StepCost:
     """Return the coefficients of a step for this machine and model."""
     return StepCost(
         step_s=machine.step_s,
+        prompt_step_s=machine.prompt_step_s,
+        launch_s=shape.n_layers * machine.layer_launch_s,
         request_s=machine.request_s,
         token_s=2 * shape.layer_parameters / machine.flops_per_s,
         sample_s=2 * shape.head_parameters / machine.flops_per_s,

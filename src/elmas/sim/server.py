@@ -14,6 +14,7 @@ from elmas.errors import UserError
 from elmas.scheduling.gathering import Gathering
 from elmas.sim.decoding import DecodingRequests
 from elmas.sim.device import DeviceCache
+from elmas.sim.frontend import FrontEnd
 from elmas.sim.hardware import StepCost
 from elmas.sim.records import Records
 from elmas.sim.requests import Job, Live
@@ -85,7 +86,7 @@ class Server:
         self._held_until_s = 0.0
         """Until then, requests that are not on the device wait for the rest of a burst."""
         self._n_arrived = 0
-        self._frontend_free_s = 0.0
+        self._front_end = FrontEnd(plan.frontend_s)
 
     def run(self) -> Records:
         """Play the source until it has nothing more and all requests have ended; returns the records."""
@@ -107,9 +108,15 @@ class Server:
 
     def _take_in(self) -> None:
         """Take in arrivals and whatever has ended by now."""
-        now_s = self.now_s
-        while self._next_visible_s() <= now_s:
-            self._arrive(self._source.take())
+        now_s, source, front_end = self.now_s, self._source, self._front_end
+        while self._waiting.n_waiting < self._plan.max_waiting:
+            arrival_s, visible_s = source.next_arrival_s(), front_end.next_s
+            if arrival_s <= min(visible_s, now_s):
+                front_end.arrive(source.take(), arrival_s)
+            elif visible_s <= now_s:
+                self._arrive(front_end.take(), visible_s)
+            else:
+                break
         tiers = self.tiers
         if tiers is None:
             return
@@ -127,13 +134,13 @@ class Server:
                 self._is_blocked = False
 
     def _next_visible_s(self) -> float:
-        """When the engine sees the next arrival: the front end takes its time for each, and lets only so many in."""
+        """When the engine sees the next arrival at the earliest: the front end takes its time, and lets only so many
+        in."""
         if self._waiting.n_waiting >= self._plan.max_waiting:
             return math.inf
-        return max(self._source.next_arrival_s(), self._frontend_free_s) + self._plan.frontend_s
+        return min(self._front_end.next_s, self._source.next_arrival_s() + self._plan.frontend_s)
 
-    def _arrive(self, job: Job) -> None:
-        self._frontend_free_s = max(job.arrival_s, self._frontend_free_s) + self._plan.frontend_s
+    def _arrive(self, job: Job, visible_s: float) -> None:
         n_most_blocks = self._n_blocks(job.n_prompt_tokens + job.n_answer_tokens)
         if n_most_blocks > self.device.n_blocks:
             raise UserError(
@@ -145,7 +152,7 @@ class Server:
         request = Live(job, self._n_arrived, n_most_blocks)
         self._n_arrived += 1
         if self.tiers is not None and self._plan.order.window_size > 1:
-            self._gathering.arrived(self._frontend_free_s, self.now_s, self._is_idle(), self.tiers.n_only_on_device)
+            self._gathering.arrived(visible_s, self.now_s, self._is_idle(), self.tiers.n_only_on_device)
         if self.tiers is not None:
             self.tiers.add(request, self.now_s)
         is_aside = self.tiers is not None and self.tiers.is_waiting_for_disk(request)

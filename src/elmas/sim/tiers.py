@@ -167,8 +167,7 @@ class Tiers:
         self.sessions.end(request.session, job.n_prompt_tokens // self._block_tokens, job.blocks, now_s)
         self.store_completed(request, request.n_tokens - 1)
         if self._offloading is not None:
-            rows = self.host.index.lookup(job.blocks)
-            self._offloading.ended(rows[rows >= 0], request.session, now_s)
+            self._offloading.ended(job.blocks, request.session)
         if self.disk is not None:
             self.disk.tier.note_tail(job.blocks)
             self.disk.tier.forget(request.key)
