@@ -58,6 +58,21 @@ def test_engines_cannot_share_a_disk(spelling: str) -> None:
     build(cache=cache, connector=Connector.NOOP, vllm_arguments=(spelling, "2"))
 
 
+@pytest.mark.parametrize(
+    ("arguments", "module"),
+    [
+        ((), "vllm.entrypoints.openai.api_server"),
+        (("--api-server-count", "1"), "vllm.entrypoints.openai.api_server"),
+        (("--api-server-count", "4"), "elmas.vllm.api_servers"),
+        (("-asc", "2"), "elmas.vllm.api_servers"),
+    ],
+)
+def test_vllms_module_for_one_api_server_is_not_asked_for_several(arguments: tuple[str, ...], module: str) -> None:
+    for connector in (Connector.MT_APC, Connector.NONE):
+        argv = build(vllm_arguments=arguments, connector=connector).argv
+        assert argv[1:3] == ("-m", module)
+
+
 def test_without_reordering_the_scheduler_is_vllms() -> None:
     command = build(cache=CacheSettings.parse({"reorder": False}))
     assert not has_option(command.argv, "--scheduler-cls")

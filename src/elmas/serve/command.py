@@ -9,7 +9,7 @@ import json
 import os
 import shlex
 import sys
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -72,8 +72,7 @@ def build_command(options: ServeOptions, machine: Machine | None = None) -> Serv
     machine = machine or Machine.detect()
     device = select_device(options.device, machine.build)
     extra = options.vllm_arguments
-    # `vllm serve` looks up a distribution named vllm and fails with the CPU build; the module works with both.
-    argv = [sys.executable, "-m", "vllm.entrypoints.openai.api_server", "--model", options.model]
+    argv = [sys.executable, "-m", _module(extra), "--model", options.model]
     argv += ["--host", options.host, "--port", str(options.port)]
     argv.append("--enable-prefix-caching" if options.prefix_caching else "--no-enable-prefix-caching")
     argv += _connector_arguments(options)
@@ -108,6 +107,12 @@ def profiler_config(directory: Path) -> dict[str, object]:
         "torch_profiler_dir": str(directory.absolute()),
         "torch_profiler_with_stack": False,
     }
+
+
+def _module(extra: Sequence[str]) -> str:
+    # `vllm serve` looks up a distribution named vllm and fails with the CPU build; the modules work with both.
+    n_api_servers = integer_option(extra, 1, "--api-server-count", "-asc")
+    return "elmas.vllm.api_servers" if n_api_servers > 1 else "vllm.entrypoints.openai.api_server"
 
 
 def _connector_arguments(options: ServeOptions) -> list[str]:

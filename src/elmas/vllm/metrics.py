@@ -133,7 +133,9 @@ class PrometheusMetrics(KVConnectorPromMetrics):
     ) -> None:
         super().__init__(vllm_config, metric_types, labelnames, per_engine_labelvalues)
         self._counters = {name: self._make(self._counter_cls, name, text) for name, text in _COUNTERS.items()}
-        self._gauges = {name: self._make(self._gauge_cls, name, text) for name, text in _GAUGES.items()}
+        # With several API servers each has heard something else: what was heard last counts, as for vLLM's own.
+        newest = {"multiprocess_mode": "mostrecent"}
+        self._gauges = {name: self._make(self._gauge_cls, name, text, **newest) for name, text in _GAUGES.items()}
 
     def observe(self, transfer_stats_data: dict[str, Any], engine_idx: int = 0) -> None:
         """Record one interval of an engine."""
@@ -142,6 +144,6 @@ class PrometheusMetrics(KVConnectorPromMetrics):
         for name, value in transfer_stats_data["gauges"].items():
             self._gauges[name][engine_idx].set(value)
 
-    def _make(self, metric_class: Any, name: str, text: str) -> dict[int, Any]:
-        metric = metric_class(name=f"elmas:{name}", documentation=text, labelnames=self._labelnames)
+    def _make(self, metric_class: Any, name: str, text: str, **options: str) -> dict[int, Any]:
+        metric = metric_class(name=f"elmas:{name}", documentation=text, labelnames=self._labelnames, **options)
         return {engine: metric.labels(*values) for engine, values in self.per_engine_labelvalues.items()}
