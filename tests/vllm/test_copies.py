@@ -181,11 +181,11 @@ def test_copies_under_load_from_many_turns() -> None:
 
 @settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), unique_by=(lambda p: p[0], lambda p: p[1])))
-def test_runs_hold_every_block_once_and_stay_within_a_registration(places: list[tuple[int, int]]) -> None:
+def test_runs_hold_every_block_once_and_stay_within_a_piece(places: list[tuple[int, int]]) -> None:
     from elmas.vllm.copy_cuda import run_starts
 
     rows, blocks = as_rows([row for row, _ in places]), as_rows([block for _, block in places])
-    first = run_starts(rows, blocks, rows_per_registration=4)
+    first = run_starts(rows, blocks, rows_per_piece=4)
     copied = []
     for begin, end in itertools.pairwise([*first.tolist(), len(places)]):
         run = [(int(rows[begin]) + i, int(blocks[begin]) + i) for i in range(end - begin)]
