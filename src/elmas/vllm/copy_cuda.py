@@ -28,8 +28,8 @@ _REGISTER_BYTES = 16 << 30
 """The driver refuses to register very large pieces (the ceiling seen is 512 GiB per call)."""
 
 _MOST_PIECE_BYTES = 2 << 20
-"""Of one copy: it takes 40 us at 97% of the speed of the bus. A run of a whole step's blocks would take 20 ms, for which
-the small copies that every step of the model needs, its inputs and its tokens, may have to wait."""
+"""Of one copy: it takes 40 us at 97% of the speed of the bus. A run of all blocks of a step would take 20 ms, for which
+small copies may have to wait that every step of the model needs: its inputs and its tokens."""
 
 _POPULATE_THREADS = 4
 """More gain nothing: the kernel clears pages at the speed of memory then."""
