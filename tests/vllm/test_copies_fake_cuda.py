@@ -51,6 +51,24 @@ def test_a_request_is_reported_when_its_own_blocks_are_there(cuda: FakeCuda, mon
     engine.close()
 
 
+def test_a_run_is_cut_into_pieces_within_registrations(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = {"layer.0": torch.zeros(12, 1, 1, 1024)}
+    geometry = geometry_of(caches, 12)
+    row_bytes = align_row(geometry.block_bytes)
+    assert row_bytes == geometry.block_bytes, "rows can only be copied together where nothing is between them"
+    monkeypatch.setattr(copy_cuda, "_MOST_PIECE_BYTES", 3 * row_bytes + 1)
+    monkeypatch.setattr(copy_cuda, "_REGISTER_BYTES", 8 * row_bytes)
+    registered: list[int] = []
+    cudart = cuda.cudart()
+    cudart.cudaHostRegister = lambda address, n_bytes, flags: registered.append(n_bytes // row_bytes) or 0
+    monkeypatch.setattr(cuda, "cudart", lambda: cudart)
+    engine = StreamCopyEngine(CPU, geometry, HostRegion.create(12, row_bytes), 0)
+    assert registered == [6, 6]
+    engine.submit([Transfer(0, "a", as_rows(range(1, 12)), list(range(11)))], [])
+    assert [size // row_bytes for size in cuda.calls[0]] == [2, 3, 3, 3]
+    engine.close()
+
+
 @given(st.lists(st.integers(0, 9), max_size=20), st.integers(1, 12))
 def test_batches_are_large_and_hold_every_transfer_once_in_order(sizes: list[int], n_least: int) -> None:
     transfers = [Transfer(number, "", as_rows(range(n)), list(range(n))) for number, n in enumerate(sizes)]
