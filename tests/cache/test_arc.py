@@ -70,7 +70,7 @@ class ArcModel:
         self.b2.trim(CAPACITY - len(self.b1.blocks))
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(histories)
 def test_gives_up_what_the_paper_would(history) -> None:
     policy, model = Arc(CAPACITY), ArcModel()

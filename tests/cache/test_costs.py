@@ -29,7 +29,7 @@ def fed(per_token_s: float, per_context_s: float, read_rate: float | None = None
 # Prefill
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     per_token_s=st.floats(1e-6, 1e-3),
     context_of_equal_cost=st.floats(2000, 100_000),
@@ -51,7 +51,7 @@ def test_the_fit_recovers_the_prefill_cost_under_noise(
         assert speed.seconds(first, 1000) == pytest.approx(true_s, rel=0.02 + noise)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     steps=st.lists(
         st.tuples(st.integers(1, 9000), st.floats(0, 1e5), st.just(0.0) | st.floats(1e-6, 100)), max_size=60
@@ -208,7 +208,7 @@ cases = st.builds(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(case=cases)
 @example(case=Case(1, 0, 0.0, 0, 1e-4, 0.0, 1e8, 1e9))
 @example(case=Case(1000, 0, 2.0, 0, 1e-4, 0.0, 1e7, 1e9))
@@ -241,7 +241,7 @@ def test_a_plan_is_worth_it_and_one_block_more_would_not_be(case: Case) -> None:
         assert plan.reason in (Reason.IN_TIME, Reason.CHEAPER, Reason.PARTIAL)
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(case=cases, factor=st.floats(1.0, 1000.0))
 def test_a_faster_disk_never_reads_less(case: Case, factor: float) -> None:
     faster = Case(**{**case.__dict__, "read_rate": case.read_rate * factor})

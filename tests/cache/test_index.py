@@ -88,8 +88,18 @@ class IndexMachine(RuleBasedStateMachine):
         self.index.check_integrity()
 
 
-IndexMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40, deadline=None)
+IndexMachine.TestCase.settings = settings(max_examples=150, stateful_step_count=40)
 test_index_machine = IndexMachine.TestCase
+
+
+def test_blocks_of_a_prefix_get_neighbouring_rows_in_its_order() -> None:
+    index = TierIndex(N_ROWS, Lru(N_ROWS))
+    prefix = [bytes([n]) * 32 for n in range(N_ROWS)]
+    first, second = index.reserve(prefix[:4], []), index.reserve(prefix[4:], [])
+    assert [*first, *second] == list(range(N_ROWS))
+    index.commit(first, 0.0)
+    # Also where others were evicted for them, the tail first.
+    assert index.reserve([bytes([n]) * 32 for n in range(20, 24)], []).tolist() == [0, 1, 2, 3]
 
 
 def test_overdue_pins_are_reported_and_still_hold() -> None:

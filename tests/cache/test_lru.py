@@ -20,7 +20,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(steps, max_size=120))
 def test_gives_up_the_least_recently_used_unpinned_rows(history) -> None:
     policy = Lru(CAPACITY)

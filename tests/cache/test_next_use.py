@@ -106,7 +106,7 @@ class Life(RuleBasedStateMachine):
 
 
 TestLife = Life.TestCase
-TestLife.settings = settings(max_examples=60, stateful_step_count=60, deadline=None)
+TestLife.settings = settings(max_examples=60, stateful_step_count=60)
 
 
 def test_of_a_cycle_larger_than_the_tier_as_much_is_kept_as_fits() -> None:

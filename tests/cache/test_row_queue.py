@@ -20,7 +20,7 @@ steps = st.one_of(
 )
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(st.lists(steps, max_size=100))
 def test_rows_leave_in_order(history) -> None:
     queue, model = RowQueue(CAPACITY), []
@@ -50,7 +50,7 @@ def test_rows_leave_in_order(history) -> None:
         assert queue._n_passed <= queue._head <= queue._tail <= 2 * CAPACITY
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(batches, st.integers(1, CAPACITY), sets, st.booleans()), max_size=60))
 def test_no_row_is_lost_however_small_the_pieces(history) -> None:
     queue, held = RowQueue(CAPACITY), set()

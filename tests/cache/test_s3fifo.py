@@ -70,7 +70,7 @@ class S3FifoModel:
                 given_up.append(row)
 
 
-@settings(max_examples=400, deadline=None)
+@settings(max_examples=400)
 @given(histories)
 def test_gives_up_what_the_paper_would(history) -> None:
     policy, model = S3Fifo(CAPACITY), S3FifoModel()

@@ -2,7 +2,7 @@
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elmas.cache.hints import NO_HINTS, Hints
@@ -163,7 +163,6 @@ def test_hints_that_never_come_true_are_not_believed() -> None:
     assert values(sessions, fresh)[0] == pytest.approx(sessions.learned_values(np.array([fresh]))[0])
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 5), st.booleans(), st.floats(0, 50)), max_size=80))
 def test_every_key_leads_to_a_living_session(events: list[tuple[int, bool, float]]) -> None:
     sessions, now_s = Sessions(n_slots=3), 0.0
@@ -182,7 +181,6 @@ def test_every_key_leads_to_a_living_session(events: list[tuple[int, bool, float
         assert (found >= 0).all()
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 3), st.floats(0, 50), _some_hints), max_size=60), st.booleans())
 def test_asking_for_one_session_gives_what_asking_for_many_does(
     events: list[tuple[int, float, Hints]], is_believed: bool

@@ -17,7 +17,7 @@ ACTIONS = st.lists(
 )
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(actions=ACTIONS)
 def test_the_line_matches_a_plain_list(actions: list[tuple[str, int, float]]) -> None:
     line, rate = WaitingLine(), ServiceRate()

@@ -137,7 +137,8 @@ class TierIndex:
         placed = blocks[:n_placed]
         if self.holds_any(placed):
             raise ValueError("a block is held already: look it up before reserving")
-        rows = self._free[-n_placed:]
+        # In rising order, as a device that was not used yet hands out its blocks: neighbours can be copied together.
+        rows = self._free[-n_placed:][::-1]
         del self._free[-n_placed:]
         self._writing.update(zip(placed, rows, strict=True))
         if len(self._writing) + len(self._resident) + len(self._free) != self.n_rows:

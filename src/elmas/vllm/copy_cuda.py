@@ -237,8 +237,8 @@ def _numa_node(device: torch.device) -> int | None:
     return node if node >= 0 else None
 
 
-def _register(region: HostRegion, rows_per_piece: int, numa_node: int | None) -> list[int]:
-    """Register the region in pieces of whole rows; returns their addresses. No copy may reach over two pieces.
+def _register(region: HostRegion, rows_per_registration: int, numa_node: int | None) -> list[int]:
+    """Register the region by so many rows at a time; returns the addresses. No copy may reach over two registrations.
 
     The driver backs pages in one thread (0.38 s per GiB), and pins those that are backed ten times as fast. Raises
     UserError when there is not enough memory.
@@ -251,8 +251,8 @@ def _register(region: HostRegion, rows_per_piece: int, numa_node: int | None) ->
                 f"the memory of the host tier is not there ({error.strerror}): lower --host-memory"
             ) from None
     addresses = []
-    for first in range(0, region.n_rows, rows_per_piece):
-        n_bytes = min(rows_per_piece, region.n_rows - first) * region.row_bytes
+    for first in range(0, region.n_rows, rows_per_registration):
+        n_bytes = min(rows_per_registration, region.n_rows - first) * region.row_bytes
         address = region.address + first * region.row_bytes
         status = torch.cuda.cudart().cudaHostRegister(address, n_bytes, 0)
         if int(status) != 0:
