@@ -40,7 +40,7 @@ def run(graph: Graph, task: Any = None) -> GraphResult:
     return asyncio.run(asyncio.wait_for(graph.run(task), 20))
 
 
-@settings(max_examples=60, deadline=None)
+@settings(max_examples=60)
 @given(st.data())
 def test_every_node_runs_once_after_all_before_it_and_gets_their_messages(data: st.DataObject) -> None:
     n_nodes = data.draw(st.integers(1, 12))

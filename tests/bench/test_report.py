@@ -8,7 +8,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elmas.bench.report import plots, tables
@@ -206,7 +206,6 @@ def test_the_command_writes_both_files(tmp_path: Path) -> None:
     assert "Baseline: `apc`" in (tmp_path / "r.md").read_text()
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0, 100), max_size=12), st.floats(1, 20))
 def test_labels_stay_in_order_inside_and_apart(places: list[float], distance: float) -> None:
     found = apart(places, distance)
@@ -217,7 +216,6 @@ def test_labels_stay_in_order_inside_and_apart(places: list[float], distance: fl
         assert moved_after - moved_before >= room - 0.05
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(1e-4, 1e4), min_size=1, max_size=50))
 def test_scales_hold_all_values_and_have_ticks(values: list[float]) -> None:
     for scale in (from_zero(values), logarithmic(values)):
@@ -229,7 +227,6 @@ def test_scales_hold_all_values_and_have_ticks(values: list[float]) -> None:
         assert all(0 <= tick.at <= 100 for tick in ticks)
 
 
-@settings(deadline=None)
 @given(st.lists(st.floats(0.001, 100), min_size=1, max_size=600))
 def test_a_distribution_rises_from_nothing_to_all(values: list[float]) -> None:
     path = distribution_path(np.sort(values), Scale(0.0005, 200, is_log=True))

@@ -7,7 +7,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elmas.bench.counters import Served
@@ -60,7 +60,6 @@ def trial_of(server: str, number: int, jct_s: float, answers: str = "ab") -> Tri
     )
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(tokens, tokens, st.integers(0, 5)), max_size=8), st.integers(1, 3))
 def test_an_infinite_cache_serves_the_longest_prefix_that_was_there(
     requests: list[tuple[list[int], list[int], int]], block_size: int

@@ -9,7 +9,7 @@ from typing import Any
 import jsonschema
 import numpy as np
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elmas.bench.workloads.catalog import scaled, workload
@@ -109,7 +109,6 @@ def replay(path: Path | None, **changes: Any) -> Replay:
     return Replay("replay", **{**numbers, **changes}, vocabulary=Vocabulary(), trace=path)
 
 
-@settings(deadline=None)
 @given(
     st.lists(
         st.tuples(st.lists(st.integers(-5, 9), min_size=1, max_size=6, unique=True), st.integers(1, 32)),
@@ -222,7 +221,6 @@ SCHEMAS = st.recursive(
 )
 
 
-@settings(deadline=None)
 @given(SCHEMAS, st.integers(0, 2**32 - 1))
 def test_scripted_answers_fit_every_schema_and_depend_on_the_seed_alone(schema: dict[str, Any], seed: int) -> None:
     text = answer_text(np.random.default_rng(seed), schema, 100)

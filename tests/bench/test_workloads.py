@@ -11,7 +11,7 @@ from statistics import mean, pstdev
 from typing import Any
 
 import pytest
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elmas.agents.endpoint import RequestRecord
@@ -380,7 +380,6 @@ def test_steps_begin_in_turn_at_once_after_pauses_and_when_due() -> None:
     assert load.begun_s == pytest.approx(expected)
 
 
-@settings(deadline=None)
 @given(st.lists(st.lists(st.integers(0, 3), max_size=100), max_size=12))
 def test_repeated_tokens_are_those_of_whole_units_that_came_before(prompts: list[list[int]]) -> None:
     requests = [

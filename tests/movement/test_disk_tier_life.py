@@ -10,7 +10,7 @@ from tests.movement.disks import chain
 from tests.movement.test_disk_tier import Machine
 
 
-@settings(max_examples=40, deadline=None, derandomize=True)
+@settings(max_examples=40, derandomize=True)
 @given(seed=st.integers(0, 2**32), failure_share=st.sampled_from([0.0, 0.2]), n_rows=st.sampled_from([6, 20, 60]))
 def test_every_request_runs_and_nothing_is_left_however_the_disk_behaves(
     seed: int, failure_share: float, n_rows: int

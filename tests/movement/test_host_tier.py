@@ -84,7 +84,7 @@ class Server:
                 self.waiting_stores.append((transfer, contents, n_ranks_left - 1))
 
 
-@settings(max_examples=200, deadline=None)
+@settings(max_examples=200)
 @given(st.integers(1, 12), st.integers(1, 3), st.integers(1, 8), st.integers(0, 2**32))
 def test_a_load_brings_back_what_was_stored(n_rows: int, n_ranks: int, max_store_blocks: int, seed: int) -> None:
     rng = random.Random(seed)

@@ -31,7 +31,7 @@ def end_all(prefetcher: Prefetcher, orders: list[ReadOrder]) -> None:
         prefetcher.done(order.number, np.ones(order.run.n_records, dtype=np.bool_), 0.0)
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     prompts=st.lists(st.tuples(PROMPTS, st.integers(0, 5)), min_size=1, max_size=12),
     max_run_records=st.integers(1, 5),

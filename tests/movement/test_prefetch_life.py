@@ -211,7 +211,6 @@ class PrefetchMachine(RuleBasedStateMachine):
 PrefetchMachine.TestCase.settings = settings(
     max_examples=80,
     stateful_step_count=40,
-    deadline=None,
     derandomize=True,
     suppress_health_check=[HealthCheck.too_slow, HealthCheck.filter_too_much],
 )

@@ -26,7 +26,7 @@ class Held:
     was_reported: bool = False
 
 
-@settings(max_examples=200, deadline=None, derandomize=True)
+@settings(max_examples=200, derandomize=True)
 @given(actions=ACTIONS, grace_s=st.sampled_from([0.0, 0.5]))
 def test_turns_come_in_line_and_each_deadline_is_reported_once(actions: list[tuple[str, int]], grace_s: float) -> None:
     turns, line, now_s, n_held = Turns(MAX_WAIT_S), list[Held](), 0.0, 0

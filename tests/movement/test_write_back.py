@@ -171,7 +171,7 @@ class Life:
                     assert n_bytes <= burst + (at_s - begin_s) * per_s + largest + 1e-6
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(seed=st.integers(0, 2**32), failure_share=st.sampled_from([0.0, 0.1, 0.5]))
 def test_a_life_of_writes_matches_the_model(seed: int, failure_share: float) -> None:
     life = Life(random.Random(seed), failure_share)
@@ -195,7 +195,7 @@ def test_a_life_of_writes_matches_the_model(seed: int, failure_share: float) -> 
     assert life.host.index.occupancy().n_pinned == 0
 
 
-@settings(max_examples=100, deadline=None, derandomize=True)
+@settings(max_examples=100, derandomize=True)
 @given(
     per_s=st.floats(1.0, 1e9),
     burst_s=st.floats(0.1, 10.0),

@@ -99,7 +99,6 @@ def test_waiting_too_long_ends_the_overtaking() -> None:
     assert drain(order, 30.0) == ["0", "1", "hit"]
 
 
-@settings(deadline=None)
 @given(
     st.floats(1.0, 30.0),
     st.lists(st.tuples(st.floats(0.0, 3.0), st.lists(st.integers(0, 3).map(float), max_size=3)), max_size=60),
@@ -321,4 +320,4 @@ class Model(RuleBasedStateMachine):
 
 
 TestModel = Model.TestCase
-TestModel.settings = settings(max_examples=100, stateful_step_count=40, deadline=None)
+TestModel.settings = settings(max_examples=100, stateful_step_count=40)

@@ -94,7 +94,7 @@ def test_an_estimate_does_not_depend_on_the_ones_before(n_blocks: int, moments: 
 prompts = st.text(alphabet="ab", min_size=1, max_size=8).map(str.encode)
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(st.lists(st.tuples(prompts, st.integers(0, 8), st.booleans()), max_size=6), prompts)
 def test_what_another_one_brings_is_coming(begun: list[tuple[bytes, int, bool]], prompt: bytes) -> None:
     """Of each request that has begun the first blocks are on the device, and stay there while it brings the others."""

@@ -45,7 +45,7 @@ def lru_hit_blocks(trace: PackedTrace, capacity: int) -> int:
     return n_hits
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(st.sampled_from(list(FAMILIES)), st.integers(0, 9), st.floats(0.02, 1.1))
 def test_a_replay_with_lru_hits_what_a_model_block_by_block_hits(family: str, seed: int, share: float) -> None:
     trace = packed(family, 12, seed)
@@ -55,7 +55,7 @@ def test_a_replay_with_lru_hits_what_a_model_block_by_block_hits(family: str, se
     assert result.host_hit_tokens == 64 * lru_hit_blocks(trace, n_blocks)
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(
     st.sampled_from(list(POLICIES)),
     st.sampled_from(HINT_KINDS),

@@ -40,7 +40,7 @@ class PlainPool:
         return key in self.hash_of
 
 
-@settings(max_examples=100, deadline=None)
+@settings(max_examples=100)
 @given(st.data())
 def test_blocks_are_taken_found_and_freed_as_by_vllms_pool(data: st.DataObject) -> None:
     n_blocks = data.draw(st.integers(4, 24))

@@ -36,7 +36,7 @@ def trace(family: str, n_sessions: int, seed: int = 1) -> list[Access]:
     return list(generate(TraceRecipe(family, n_sessions, seed, 64)))
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(recipes)
 def test_a_generated_trace_is_valid_and_the_same_for_the_same_recipe(
     tmp_path_factory: pytest.TempPathFactory, recipe: TraceRecipe
@@ -50,7 +50,7 @@ def test_a_generated_trace_is_valid_and_the_same_for_the_same_recipe(
     assert len({access.session_id for access in accesses}) >= recipe.n_sessions * 0.5
 
 
-@settings(max_examples=40, deadline=None)
+@settings(max_examples=40)
 @given(recipes)
 def test_a_block_always_has_the_same_blocks_before_it(recipe: TraceRecipe) -> None:
     parent: dict[int, int] = {}

@@ -65,7 +65,7 @@ def best_by_search(trace: PackedTrace, capacity: int) -> int:
     return best(0, frozenset())
 
 
-@settings(max_examples=300, deadline=None)
+@settings(max_examples=300)
 @given(tiny_traces(), st.integers(1, 5))
 def test_the_optimum_is_what_exhaustive_search_finds(trace: PackedTrace, capacity: int) -> None:
     assert int(look_ahead(trace).optimal_hit_blocks(capacity).sum()) == best_by_search(trace, capacity)

@@ -87,7 +87,7 @@ def check_is_at_rest(server: Server) -> None:
             assert (occupancy.n_writing, occupancy.n_pinned) == (0, 0)
 
 
-@settings(max_examples=80, deadline=None)
+@settings(max_examples=80)
 @given(setups(), traces())
 def test_every_prompt_token_is_counted_once_and_nothing_is_left_behind(setup: Setup, trace: list[Access]) -> None:
     server = run(setup, trace)
@@ -101,7 +101,7 @@ def test_every_prompt_token_is_counted_once_and_nothing_is_left_behind(setup: Se
     check_is_at_rest(server)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(setups(), traces(), st.sampled_from((50, 500)), st.sampled_from((1e8, 1e12)))
 def test_with_a_disk_every_prompt_token_is_counted_once(
     setup: Setup, trace: list[Access], n_blocks: int, bytes_per_s: float
@@ -114,14 +114,14 @@ def test_with_a_disk_every_prompt_token_is_counted_once(
     check_is_at_rest(server)
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(setups(), traces())
 def test_the_same_input_gives_the_same_outcome(setup: Setup, trace: list[Access]) -> None:
     for each in (setup, with_disk(setup, 100, 1e10)):
         assert simulate(each, trace).to_json() == simulate(each, trace).to_json()
 
 
-@settings(max_examples=50, deadline=None)
+@settings(max_examples=50)
 @given(traces())
 def test_unlimited_host_memory_hits_what_an_unlimited_tier_would(trace: list[Access]) -> None:
     # Requests far apart: everything that was computed is in host memory when the next one comes.
@@ -131,7 +131,7 @@ def test_unlimited_host_memory_hits_what_an_unlimited_tier_would(trace: list[Acc
     assert hits == hit_bounds(apart, BLOCK_TOKENS, 4000).infinite_hit_tokens
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(setups(), traces())
 def test_no_server_is_faster_than_its_work_and_none_finishes_before_it_began(setup: Setup, trace: list[Access]) -> None:
     outcome = simulate(setup, trace)
@@ -152,7 +152,7 @@ def test_keys_of_blocks_are_32_bytes_and_differ() -> None:
     assert block_keys([1, 2])[1] == block_keys([2])[0]
 
 
-@settings(max_examples=30, deadline=None)
+@settings(max_examples=30)
 @given(setups(), traces(), st.integers(1, 3))
 def test_no_more_requests_wait_in_the_engine_than_the_front_end_lets_in(
     setup: Setup, trace: list[Access], max_waiting: int

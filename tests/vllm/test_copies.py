@@ -9,7 +9,7 @@ from collections.abc import Callable
 import numpy as np
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elmas.cache.rows import as_rows
@@ -179,7 +179,6 @@ def test_copies_under_load_from_many_turns() -> None:
     assert np.count_nonzero(region.rows) > 0
 
 
-@settings(deadline=None)
 @given(st.lists(st.tuples(st.integers(0, 11), st.integers(0, 11)), unique_by=(lambda p: p[0], lambda p: p[1])))
 def test_runs_hold_every_block_once_and_stay_within_a_piece(places: list[tuple[int, int]]) -> None:
     from elmas.vllm.copy_cuda import run_starts

@@ -11,7 +11,7 @@ from typing import Any
 
 import pytest
 import torch
-from hypothesis import given, settings
+from hypothesis import given
 from hypothesis import strategies as st
 
 from elmas.cache.rows import as_rows
@@ -117,7 +117,6 @@ _SLICES = st.tuples(
 )
 
 
-@settings(deadline=None)
 @given(st.lists(_SLICES, max_size=60))
 def test_slices_of_a_lane_do_not_overlap_and_every_lane_has_a_name(parts: list[tuple[str, int, int, Any]]) -> None:
     base = 10**18

@@ -49,7 +49,7 @@ def where_it_matters() -> st.SearchStrategy[int]:
     return st.one_of(st.integers(0, SEGMENT_BYTES - 1), near, tails)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=250, suppress_health_check=RELAXED)
 @given(place=where_it_matters(), flip=st.integers(1, 255))
 @example(place=SHAPE.offset_of(1) + 3000, flip=1)  # a byte of a header page that means nothing
 def test_any_damaged_byte_is_noticed(
@@ -72,7 +72,7 @@ def test_any_damaged_byte_is_noticed(
         assert (keys_found(found), found.n_sealed_now) == ([(0, blocks.keys(NUMBERS))], 0)
 
 
-@settings(max_examples=60, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=60, suppress_health_check=RELAXED)
 @given(n_bytes=st.one_of(st.integers(0, SEGMENT_BYTES), st.sampled_from(range(0, SEGMENT_BYTES + 1, 512))))
 @example(n_bytes=SEGMENT_BYTES - 1)
 @example(n_bytes=SHAPE.footer_offset)
@@ -95,7 +95,7 @@ def test_a_file_cut_short_anywhere_keeps_what_is_whole(
         assert found.n_sealed_now == 0
 
 
-@settings(max_examples=40, deadline=None, suppress_health_check=RELAXED)
+@settings(max_examples=40, suppress_health_check=RELAXED)
 @given(n_most=st.integers(0, CAPACITY_BYTES // SEGMENT_BYTES), noise=st.binary(max_size=300), seed=st.integers(0, 99))
 def test_garbage_under_our_names_is_removed(
     make_store: Callable[..., DiskStore], directory: Path, n_most: int, noise: bytes, seed: int

@@ -26,7 +26,7 @@ def test_the_small_store_of_these_tests_has_the_shape_they_expect(store: DiskSto
     assert (store.shape.n_slots, store.shape.segment_bytes) == (N_SLOTS, SEGMENT_BYTES)
 
 
-@settings(max_examples=30, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=30, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(lengths=st.lists(st.integers(1, 4), min_size=1, max_size=6), sealed=st.booleans())
 def test_runs_come_back_as_they_were_written(
     make_store: Callable[..., DiskStore], blocks: Blocks, lengths: list[int], sealed: bool
