@@ -19,6 +19,8 @@ from tests.server.disk import disk_shape
 ARM = "mt-apc:trace=true:disk_admission=all:disk_write_rate=1GiB:cost_gate=false"
 N_AGENTS, N_TOKENS, N_ANSWER_TOKENS = 22, 416, 2
 """More blocks than device and host tier hold."""
+N_NEW = 4
+"""Prompts that are first sent while profiling: what else there was to write may be on disk by then."""
 
 pytestmark = pytest.mark.server
 
@@ -33,6 +35,7 @@ def test_a_profile_has_all_tracks_of_elmas_beside_those_of_torch(shape: ServerSh
         url = server.base_url
         before = complete_all(url, prompts, N_ANSWER_TOKENS)
         httpx.post(f"{url}/start_profile", timeout=60).raise_for_status()
+        complete_all(url, [tokens(N_AGENTS + seed, N_TOKENS) for seed in range(N_NEW)], N_ANSWER_TOKENS)
         profiled = complete_all(url, prompts, N_ANSWER_TOKENS)
         httpx.post(f"{url}/stop_profile", timeout=120).raise_for_status()
     assert_same_tokens(profiled, before)
@@ -53,7 +56,7 @@ def test_a_profile_has_all_tracks_of_elmas_beside_those_of_torch(shape: ServerSh
     begin, end = min(each["ts"] for each in theirs), max(each["ts"] + each["dur"] for each in theirs)
     assert all(begin - 1e6 < each["ts"] < end + 1e6 for each in events if each["ph"] in "Xi" and _is_ours(each))
     begun = {each["args"]["request"] for each in events if _is_ours(each) and each["name"] in ("loads", "computes")}
-    assert len(begun) == N_AGENTS
+    assert len(begun) == N_NEW + N_AGENTS
 
 
 def _events(path: Path) -> list[dict[str, Any]]:
