@@ -9,7 +9,7 @@ import pytest
 
 from elmas.errors import UserError
 from elmas.serve.arguments import has_option, option_value
-from elmas.serve.command import SCHEDULER_CLASS, ServerCommand, build_command
+from elmas.serve.command import MIDDLEWARE, SCHEDULER_CLASS, ServerCommand, build_command
 from elmas.serve.machine import Machine, format_core_binding, select_device
 from elmas.serve.options import Connector, ServeOptions
 from elmas.settings import CacheSettings
@@ -38,6 +38,7 @@ def test_mt_apc_sets_connector_and_scheduler() -> None:
     }
     assert CacheSettings.parse(config["kv_connector_extra_config"]) == cache
     assert value(command, "--scheduler-cls") == SCHEDULER_CLASS
+    assert value(command, "--middleware") == MIDDLEWARE
     assert "--enable-prefix-caching" in command.argv
 
 
@@ -76,7 +77,19 @@ def test_vllms_module_for_one_api_server_is_not_asked_for_several(arguments: tup
 def test_without_reordering_the_scheduler_is_vllms() -> None:
     command = build(cache=CacheSettings.parse({"reorder": False}))
     assert not has_option(command.argv, "--scheduler-cls")
+    assert not has_option(command.argv, "--middleware")
     assert has_option(command.argv, "--kv-transfer-config")
+
+
+def test_the_api_server_may_work_on_all_requests_at_once() -> None:
+    command = build(cache=CacheSettings.parse({"first_come": False}))
+    assert not has_option(command.argv, "--middleware")
+    assert has_option(command.argv, "--scheduler-cls")
+
+
+def test_a_middleware_of_the_users_is_added_to_ours() -> None:
+    argv = build(vllm_arguments=("--middleware", "x.Y")).argv
+    assert [argv[i + 1] for i, word in enumerate(argv) if word == "--middleware"] == [MIDDLEWARE, "x.Y"]
 
 
 def test_noop_has_a_connector_without_settings_and_no_scheduler() -> None:
