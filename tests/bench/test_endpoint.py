@@ -76,9 +76,11 @@ def test_half_a_character_counts_as_output(stub: StubServer) -> None:
     event = {"choices": [{"text": "", "token_ids": [7]}]}
     stub.behaviour.raw_event = b"data: " + json.dumps(event).encode() + b"\n\n"
     stub.behaviour.delay_s = 1.0
-    record = complete(stub, return_token_ids=True)
+    pieces: list[str] = []
+    record = complete(stub, return_token_ids=True, on_text=pieces.append)
     assert record.ttft_s is not None
     assert record.ttft_s < 0.9
+    assert pieces[0] == ""
     assert record.token_ids is not None
     assert record.token_ids[0] == 7
 

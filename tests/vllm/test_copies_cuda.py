@@ -33,11 +33,36 @@ def test_a_store_sees_what_was_launched_before_it() -> None:
     engine = StreamCopyEngine(torch.device("cuda"), geometry, region, 0)
     torch.cuda._sleep(200_000_000)
     caches["layer.0"][1].fill_(1.0)
+    engine.begin_step()
     engine.submit([], [Transfer(0, "a", as_rows([0]), [1])])
     assert engine.poll().stores == [], "the copy did not wait for the kernel"
     engine.wait_for_all()
     assert engine.poll().stores == [0]
     assert (region.rows[0].view("float32")[: 1 << 20] == 1.0).all()
+    engine.close()
+
+
+def test_a_copy_does_not_wait_for_what_is_launched_after_its_step_began() -> None:
+    from elmas.vllm.copy_cuda import StreamCopyEngine
+
+    geometry = geometry_of({"layer.0": torch.zeros(4, 1, 1, 1 << 20, device="cuda")}, 4)
+    region = HostRegion.create(2, align_row(geometry.block_bytes))
+    engine = StreamCopyEngine(torch.device("cuda"), geometry, region, 0)
+    model_ended = torch.cuda.Event()
+    for step in range(2):
+        engine.begin_step()
+        torch.cuda._sleep(2_000_000_000)
+        model_ended.record()
+        engine.submit([Transfer(1, "load", as_rows([0]), [2])], [Transfer(0, "store", as_rows([1]), [1])])
+        end_s = time.monotonic() + 30
+        loads, stores = set(), set()
+        while not (loads and stores) and time.monotonic() < end_s:
+            finished = engine.poll()
+            loads |= finished.loads
+            stores.update(finished.stores)
+        assert (loads, stores) == ({"load"}, {0})
+        assert not model_ended.query(), f"the copies of step {step} waited for the model's run"
+        torch.cuda.synchronize()
     engine.close()
 
 

@@ -22,7 +22,8 @@ Message = Mapping[str, str]
 """One chat message: `role` and `content`."""
 
 OnText = Callable[[str], None]
-"""Called with every piece of an answer as it comes; it must neither raise nor wait."""
+"""Called with every piece of an answer as it comes; it must neither raise nor wait. A piece is empty where the server
+sends token ids and has no text for them yet."""
 
 
 @dataclass(frozen=True)
@@ -251,11 +252,11 @@ class _Answer:
                 self._token_ids = (self._token_ids or []) + token_ids
             if text:
                 self._texts.append(text)
-                if self._on_text is not None:
-                    self._on_text(text)
             # Half of a multi-byte character has token ids and no text yet: it is output all the same.
             if text or token_ids:
                 self._times_s.append(now_s)
+                if self._on_text is not None:
+                    self._on_text(text or "")
             self._finish_reason = choice.get("finish_reason") or self._finish_reason
 
     def record(self, submitted_s: float, ended_s: float, error: str | None) -> RequestRecord:

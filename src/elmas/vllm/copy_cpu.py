@@ -47,6 +47,9 @@ class ThreadCopyEngine:
         self._thread = threading.Thread(target=self._run, name="elmas-copy", daemon=True)
         self._thread.start()
 
+    def begin_step(self) -> None:
+        """See CopyEngine. On CPU all work of earlier steps is done."""
+
     def submit(self, loads: Sequence[Transfer], stores: Sequence[Transfer]) -> None:
         """Queue copies for the thread."""
         if not loads and not stores:

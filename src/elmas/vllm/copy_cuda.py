@@ -119,11 +119,17 @@ class StreamCopyEngine:
         # The lowest priority: a copy must never delay the model's kernels.
         self._load_stream = torch.cuda.Stream(device, priority=0)
         self._store_stream = torch.cuda.Stream(device, priority=0)
+        self._step_began = torch.cuda.Event()
         self._under_way: deque[_Batch] = deque()
         self._recorder = _Recorder(trace, self._load_stream) if trace is not None else None
 
+    def begin_step(self) -> None:
+        """See CopyEngine. vLLM wants copies to be launched after the model, so that launching them delays no step; that
+        model has nothing to do with their blocks, and may run for 200 ms."""
+        self._step_began.record(torch.cuda.current_stream(self._device))
+
     def submit(self, loads: Sequence[Transfer], stores: Sequence[Transfer]) -> None:
-        """Launch the copies, after all work launched so far on the current stream."""
+        """Launch the copies."""
         for batch in in_batches(loads, -(-_LEAST_LOAD_BYTES // int(self._n_bytes.sum()))):
             self._launch(self._load_stream, batch, to_device=True)
         if stores:
@@ -173,7 +179,7 @@ class StreamCopyEngine:
         blocks = np.concatenate([np.asarray(transfer.device_blocks, dtype=np.int64) for transfer in transfers])
         host, device, sizes = self._pieces(rows, blocks)
         source, target = (host, device) if to_device else (device, host)
-        stream.wait_stream(torch.cuda.current_stream(self._device))
+        stream.wait_event(self._step_began)
         begun, done = torch.cuda.Event(enable_timing=True), torch.cuda.Event(enable_timing=True)
         begun.record(stream)
         with torch.cuda.stream(stream):

@@ -35,6 +35,10 @@ class CopyEngine(Protocol):
     starts_early: bool
     """Whether copies should be handed over before the model runs (host threads) or after its launch (streams)."""
 
+    def begin_step(self) -> None:
+        """A step begins: copies that are submitted from now on wait for the device's work launched before this call,
+        and for none that is launched later."""
+
     def submit(self, loads: Sequence[Transfer], stores: Sequence[Transfer]) -> None:
         """Start copies; loads go first."""
 

@@ -70,11 +70,12 @@ class WorkerHalf:
         if self._trace is not None:
             self._trace.extend(orders.trace)
         engine = self._running_engine()
+        engine.begin_step()
         if engine.starts_early:
             engine.submit(orders.loads, orders.stores)
 
     def start_loads(self) -> None:
-        """vLLM's moment for loads. With synchronous copies it comes before the model runs, and waits."""
+        """vLLM's moment for loads, after the model was launched. With synchronous copies it comes before, and waits."""
         engine = self._running_engine()
         if not engine.starts_early:
             engine.submit(self._orders.loads, ())
