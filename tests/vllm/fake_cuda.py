@@ -3,7 +3,7 @@ a test lets it, in the order of its stream."""
 
 import ctypes
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from types import SimpleNamespace
 from typing import Any
@@ -22,7 +22,8 @@ class FakeStream:
     is_fast = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.work: deque[Callable[[], None]] = deque()
+        self.work: deque[Callable[[], None] | FakeEvent] = deque()
+        """What to do, and events to wait for."""
 
     def take(self, work: Callable[[], None]) -> None:
         """Do it after all that was given before."""
@@ -33,17 +34,37 @@ class FakeStream:
     def wait_stream(self, other: "FakeStream") -> None:
         """Nothing is ever launched elsewhere."""
 
-    def advance(self) -> None:
-        """Run what was given up to and with the next event."""
-        while self.work:
-            before = FakeEvent.n_passed
-            self.work.popleft()()
-            if FakeEvent.n_passed > before:
-                return
+    def wait_event(self, event: "FakeEvent") -> None:
+        self.work.append(event)
+
+    @property
+    def is_waiting(self) -> bool:
+        """Whether it can do nothing now."""
+        return not self.work or (isinstance(self.work[0], FakeEvent) and not self.work[0].has_passed)
+
+    def do_next(self) -> None:
+        work = self.work.popleft()
+        if not isinstance(work, FakeEvent):
+            work()
 
     def synchronize(self) -> None:
         while self.work:
-            self.work.popleft()()
+            first = self.work[0]
+            if isinstance(first, FakeEvent) and not first.has_passed:
+                assert first.stream is not None
+                first.stream.synchronize()
+            else:
+                self.do_next()
+
+
+def advance(streams: Sequence[FakeStream]) -> None:
+    """Run the streams beside each other until one comes to an event, or all wait."""
+    before = FakeEvent.n_passed
+    while FakeEvent.n_passed == before:
+        ready = [stream for stream in streams if not stream.is_waiting]
+        if not ready:
+            return
+        ready[0].do_next()
 
 
 class FakeEvent:
@@ -53,8 +74,10 @@ class FakeEvent:
 
     def __init__(self, enable_timing: bool = False) -> None:
         self.has_passed = False
+        self.stream: FakeStream | None = None
 
     def record(self, stream: FakeStream) -> None:
+        self.stream = stream
         stream.take(self._pass)
 
     def query(self) -> bool:

@@ -33,7 +33,6 @@ def test_a_store_sees_what_was_launched_before_it() -> None:
     engine = StreamCopyEngine(torch.device("cuda"), geometry, region, 0)
     torch.cuda._sleep(200_000_000)
     caches["layer.0"][1].fill_(1.0)
-    engine.begin_step()
     engine.submit([], [Transfer(0, "a", as_rows([0]), [1])])
     assert engine.poll().stores == [], "the copy did not wait for the kernel"
     engine.wait_for_all()
@@ -42,27 +41,33 @@ def test_a_store_sees_what_was_launched_before_it() -> None:
     engine.close()
 
 
-def test_a_copy_does_not_wait_for_what_is_launched_after_its_step_began() -> None:
+@pytest.mark.parametrize("to_device", [True, False], ids=["loads", "stores"])
+def test_the_models_own_copies_do_not_wait_for_all_of_ours(to_device: bool) -> None:
+    """A step's inputs pass between two calls of a long load, its tokens between two of a long store."""
     from elmas.vllm.copy_cuda import StreamCopyEngine
 
-    geometry = geometry_of({"layer.0": torch.zeros(4, 1, 1, 1 << 20, device="cuda")}, 4)
-    region = HostRegion.create(2, align_row(geometry.block_bytes))
+    n_blocks = 512
+    caches = {"layer.0": torch.zeros(n_blocks, 1, 1, 1 << 19, device="cuda")}
+    geometry = geometry_of(caches, n_blocks)
+    region = HostRegion.create(n_blocks, align_row(geometry.block_bytes))
     engine = StreamCopyEngine(torch.device("cuda"), geometry, region, 0)
-    model_ended = torch.cuda.Event()
-    for step in range(2):
-        engine.begin_step()
-        torch.cuda._sleep(2_000_000_000)
-        model_ended.record()
-        engine.submit([Transfer(1, "load", as_rows([0]), [2])], [Transfer(0, "store", as_rows([1]), [1])])
-        end_s = time.monotonic() + 30
-        loads, stores = set(), set()
-        while not (loads and stores) and time.monotonic() < end_s:
-            finished = engine.poll()
-            loads |= finished.loads
-            stores.update(finished.stores)
-        assert (loads, stores) == ({"load"}, {0})
-        assert not model_ended.query(), f"the copies of step {step} waited for the model's run"
+    transfer = Transfer(0, "a", as_rows(range(n_blocks - 1, -1, -1)), list(range(n_blocks)))
+    on_host, on_device = torch.zeros(1024, pin_memory=True), torch.zeros(1024, device="cuda")
+    source, target = (on_host, on_device) if to_device else (on_device, on_host)
+    for _ in range(3):
         torch.cuda.synchronize()
+        engine.submit([transfer] if to_device else [], [] if to_device else [transfer])
+        target.copy_(source, non_blocking=True)
+        passed = torch.cuda.Event()
+        passed.record()
+        while not passed.query():
+            pass
+        finished = engine.poll()
+        assert not finished.loads, "the model's copy came after the whole load"
+        assert not finished.stores, "the model's copy came after the whole store"
+        engine.wait_for_all()
+        finished = engine.poll()
+        assert (finished.loads, finished.stores) == (({"a"}, []) if to_device else (set(), [0]))
     engine.close()
 
 

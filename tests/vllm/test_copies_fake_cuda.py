@@ -1,5 +1,6 @@
 """The CUDA copy engine's bookkeeping, without a GPU: addresses, batches, and what is reported when."""
 
+import itertools
 from functools import partial
 
 import pytest
@@ -11,9 +12,9 @@ from elmas.cache.rows import as_rows
 from elmas.movement.transfers import Transfer
 from elmas.tiers.host import HostRegion, align_row
 from elmas.vllm import copy_cuda
-from elmas.vllm.copy_cuda import StreamCopyEngine, in_batches
+from elmas.vllm.copy_cuda import StreamCopyEngine, in_batches, turn_starts
 from elmas.vllm.geometry import geometry_of
-from tests.vllm.fake_cuda import CPU, FakeCuda, install
+from tests.vllm.fake_cuda import CPU, FakeCuda, advance, install
 from tests.vllm.test_copies import check_round_trip, kv_caches
 
 
@@ -33,7 +34,7 @@ def test_a_request_is_reported_when_its_own_blocks_are_there(cuda: FakeCuda, mon
     geometry = geometry_of(caches, 8)
     region = HostRegion.create(8, align_row(geometry.block_bytes))
     engine = StreamCopyEngine(CPU, geometry, region, 0)
-    monkeypatch.setattr(copy_cuda, "_LEAST_LOAD_BYTES", 2 * geometry.block_bytes)
+    monkeypatch.setattr(copy_cuda, "_TURN_BYTES", 2 * geometry.block_bytes)
     loads = [
         Transfer(number, name, as_rows(blocks), blocks)
         for number, (name, blocks) in enumerate([("a", [0, 1]), ("b", [2]), ("c", [3]), ("d", [4])])
@@ -42,13 +43,45 @@ def test_a_request_is_reported_when_its_own_blocks_are_there(cuda: FakeCuda, mon
     assert [sum(sizes) // geometry.block_bytes for sizes in cuda.calls] == [2, 2, 1, 2]
     reported = []
     for _ in range(6):  # each batch has two events
-        engine._load_stream.advance()
+        advance(engine._loads.streams)
         reported.append(sorted(engine.poll().loads))
     assert [names for names in reported if names] == [["a"], ["b", "c"], ["d"]]
     assert engine.poll().stores == []
     engine.wait_for_all()
-    assert engine.poll().stores == [9, 10], "all stores of a step are one batch"
+    assert engine.poll().stores == [9, 10]
     engine.close()
+
+
+def test_calls_go_to_two_streams_in_turns_one_after_the_other(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
+    caches = {"layer.0": torch.zeros(16, 1, 1, 1024)}
+    geometry = geometry_of(caches, 16)
+    region = HostRegion.create(16, align_row(geometry.block_bytes))
+    engine = StreamCopyEngine(CPU, geometry, region, 0)
+    monkeypatch.setattr(copy_cuda, "_TURN_BYTES", 2 * geometry.block_bytes)
+    # Nothing is merged: rows go up and blocks down.
+    engine.submit([Transfer(0, "a", as_rows(range(7)), list(range(7, 0, -1)))], [])
+    engine.submit([Transfer(1, "b", as_rows(range(7, 12)), list(range(12, 7, -1)))], [])
+    assert [len(sizes) for sizes in cuda.calls] == [2, 2, 2, 1, 2, 2, 1]
+    streams = engine._loads.streams
+    order = []
+    while not all(stream.is_waiting for stream in streams):
+        ready = [number for number, stream in enumerate(streams) if not stream.is_waiting]
+        assert len(ready) == 1, "a call begins when the one before has ended"
+        order.append(ready[0])
+        advance(streams)
+    # The first call of each transfer has an event at its beginning too.
+    assert order == [0, 0, 1, 0, 1, 0, 0, 1, 0]
+    assert engine.poll().loads == {"a", "b"}
+    engine.close()
+
+
+@given(st.lists(st.integers(1, 12), min_size=1, max_size=30), st.integers(1, 40))
+def test_a_call_has_so_many_bytes_or_up_to_a_piece_more(sizes: list[int], most: int) -> None:
+    first = turn_starts(as_rows(sizes), most).tolist()
+    assert first[0] == 0
+    assert first == sorted(set(first))
+    for begin, end in itertools.pairwise([*first, len(sizes)]):
+        assert sum(sizes[begin : end - 1]) < most
 
 
 def test_a_run_is_cut_into_pieces_within_registrations(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:

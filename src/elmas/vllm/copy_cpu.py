@@ -30,8 +30,6 @@ _BLOCKS_PER_PIECE = 8
 class ThreadCopyEngine:
     """See CopyEngine."""
 
-    starts_early = True
-
     def __init__(self, geometry: Geometry, region: HostRegion, shard_offset: int, trace: Trace | None = None) -> None:
         self._trace = trace
         region.populate_in_background(_report_unbacked)
@@ -46,9 +44,6 @@ class ThreadCopyEngine:
         self._error: BaseException | None = None
         self._thread = threading.Thread(target=self._run, name="elmas-copy", daemon=True)
         self._thread.start()
-
-    def begin_step(self) -> None:
-        """See CopyEngine. On CPU all work of earlier steps is done."""
 
     def submit(self, loads: Sequence[Transfer], stores: Sequence[Transfer]) -> None:
         """Queue copies for the thread."""

@@ -32,15 +32,9 @@ class CopyEngine(Protocol):
     to anything else, and that the source of a store is no longer written to.
     """
 
-    starts_early: bool
-    """Whether copies should be handed over before the model runs (host threads) or after its launch (streams)."""
-
-    def begin_step(self) -> None:
-        """A step begins: copies that are submitted from now on wait for the device's work launched before this call,
-        and for none that is launched later."""
-
     def submit(self, loads: Sequence[Transfer], stores: Sequence[Transfer]) -> None:
-        """Start copies; loads go first."""
+        """Start copies; loads go first. They wait for the device's work launched so far, and for none that is launched
+        later."""
 
     def poll(self) -> Finished:
         """Return what has finished since the last call, without waiting."""
