@@ -43,6 +43,14 @@ def test_long_prompts_which_the_front_end_takes_long_for_are_a_burst_too() -> No
     assert gathering.holds_until_s(last_s) >= last_s + 0.01
 
 
+def test_a_burst_that_takes_longer_than_the_wait_is_not_waited_for() -> None:
+    gathering = Gathering()
+    n = int(1.2 * MAX_WAIT_S / 0.002)
+    burst(gathering, 0.0, n, 0.002, 0)
+    last_s = burst(gathering, 10.0, 10, 0.002, 100)
+    assert gathering.holds_until_s(last_s) == last_s
+
+
 def test_a_burst_that_does_not_go_on_is_not_waited_for() -> None:
     gathering = Gathering()
     burst(gathering, 0.0, 50, 0.001, 0)

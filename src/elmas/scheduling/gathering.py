@@ -4,7 +4,8 @@ When all agents of a round come back at once, the server sees them one after the
 before those have come whose blocks are on the device, and evict these. So where bursts are to be expected, and host
 memory does not hold all that the device does, requests that need room for blocks from elsewhere wait until the burst
 has come, which takes as long as the front end needs for it. Those that are on the device begin at once. A server that
-sees single requests, or whose host memory holds all it is asked for, waits for nothing.
+sees single requests, or whose host memory holds all it is asked for, waits for nothing. Nor does one whose bursts take
+so long to come that the wait would end before those are there who are waited for.
 """
 
 from dataclasses import dataclass
@@ -47,11 +48,12 @@ class _Burst:
     @property
     def is_worth_waiting_for(self) -> bool:
         """Whether the next one should be waited for."""
-        return self.n_arrived >= _LEAST_BURST and self.interval_s <= _MOST_INTERVAL_S
+        is_short = self.last_s - self.begun_s <= MAX_WAIT_S
+        return self.n_arrived >= _LEAST_BURST and self.interval_s <= _MOST_INTERVAL_S and is_short
 
     def goes_on(self, came_s: float) -> bool:
         """Whether one that comes now belongs to it."""
-        return came_s - self.last_s <= _BURST_ENDS_S and came_s - self.begun_s <= MAX_WAIT_S
+        return came_s - self.last_s <= _BURST_ENDS_S
 
 
 class Gathering:
