@@ -39,7 +39,14 @@ def measure_copies(block_bytes: Sequence[int], batch_bytes: int, n_trials: int) 
 def copies_table(result: CopiesResult) -> Table:
     """Return the rates, and their share of what plain copies of whole batches reach."""
     table = Table(title=f"copies of {result.batch_bytes >> 20} MiB at once, GB/s (share of plain copies)")
-    for heading in ("blocks", "to the device", "to the host", "both ways", "launch, us"):
+    for heading in (
+        "blocks",
+        "to the device",
+        "to the host",
+        "both ways",
+        "launch, us",
+        "small copy behind loads / stores, ms",
+    ):
         table.add_column(heading, justify="left" if heading == "blocks" else "right")
     for rate in (result.plain, *result.rates):
         cells = [
@@ -51,5 +58,6 @@ def copies_table(result: CopiesResult) -> Table:
             )
         ]
         name = "plain" if rate is result.plain else f"{rate.piece_bytes >> 10} KiB, {rate.name}"
-        table.add_row(name, *cells, f"{rate.launch_s * 1e6:.0f}")
+        behind = " / ".join("-" if s is None else f"{s * 1e3:.2f}" for s in (rate.behind_load_s, rate.behind_store_s))
+        table.add_row(name, *cells, f"{rate.launch_s * 1e6:.0f}", behind)
     return table
