@@ -3,7 +3,8 @@
 A slot contains the fingerprint of all tokens up to its position, as its KV depends on all of them. Before a request
 computes, every slot it relies on is compared with its own fingerprints: any block that was reused too early, loaded
 from a wrong row or stored half computed is found at once. Copies run late and in random order; with `pipelined` the
-next step is scheduled before the last one is done, as with asynchronous scheduling.
+next step is scheduled before the last one is done, as with asynchronous scheduling. With `same_process` elmas's
+scheduler may ask the worker what has ended.
 """
 
 import random
@@ -25,6 +26,7 @@ from elmas.tiers.host import ROW_ALIGNMENT_BYTES, HostRegion
 from elmas.vllm.bare_scheduler import RequestMaker, make_bare_scheduler
 from elmas.vllm.disk_half import DiskHalf
 from elmas.vllm.metadata import Confirmations
+from elmas.vllm.same_process import announce
 
 BLOCK_SIZE = 4
 SEGMENT_BYTES = choose_shape(ROW_ALIGNMENT_BYTES, 4 << 20).segment_bytes
@@ -92,6 +94,7 @@ class Server:
         disk: Path | None = None,
         disk_segments: int = 40,
         files: Files | None = None,
+        same_process: bool = False,
     ) -> None:
         self.region = HostRegion.create(n_rows, ROW_ALIGNMENT_BYTES)
         self.scheduler = make_bare_scheduler(
@@ -120,6 +123,11 @@ class Server:
         self.copies: list[tuple[str, Transfer]] = []
         self.in_flight: deque[tuple[Step, ModelRunnerOutput]] = deque()
         self.n_loaded_blocks = 0
+        self.n_asked_for = 0
+        """Copies of which the scheduler heard because it asked."""
+        self._asked_for = Confirmations({}, {})
+        if same_process:
+            announce(self, self.region.handle)  # type: ignore[arg-type]
         self.disk: DiskHalf | None = None
         if disk is not None:
             capacity = {"disk": str(disk), "disk_capacity": disk_segments * SEGMENT_BYTES}
@@ -224,6 +232,18 @@ class Server:
                 finished_recving=finished_loads or None, kv_connector_worker_meta=confirmations if has_news else None
             ),
         )
+
+    def ended_loads(self) -> set[str]:
+        """As a worker half: what has ended since it was last looked at."""
+        loads: set[str] = set()
+        self._copy_some(self._asked_for, loads)
+        self.n_asked_for += len(loads) + len(self._asked_for.stores)
+        return loads
+
+    def confirmations(self) -> Confirmations | None:
+        """As a worker half."""
+        asked_for, self._asked_for = self._asked_for, Confirmations({}, {})
+        return asked_for if asked_for.stores else None
 
     def _copy_some(self, confirmations: Confirmations, finished_loads: set[str]) -> None:
         self.rng.shuffle(self.copies)

@@ -50,6 +50,7 @@ def test_never_wrong_kv(model_shape: str, tmp_path: Path, shape: str, pipelined:
             scheduler_class=scheduler,
             seed=seed,
             disk=tmp_path,
+            same_process=seed == 1,
         )
         answers = play(server, seed=1)
         for name, answer in answers.items():

@@ -53,18 +53,26 @@ SHAPES = {
 def test_never_wrong_kv(model_shape: str, shape: str, pipelined: bool, scheduler: Any) -> None:
     plain = Server(model_shape, {}, **SHAPES[shape], connector=None, pipelined=pipelined)
     expected = play(plain, seed=1, abort_share=0.0)
-    n_loaded = 0
+    n_loaded = n_asked_for = 0
     for seed, policy in enumerate(sorted(POLICIES)):
-        settings = {"policy": policy}
+        settings, is_asked = {"policy": policy}, seed % 2 == 1
         server = Server(
-            model_shape, settings, **SHAPES[shape], pipelined=pipelined, scheduler_class=scheduler, seed=seed
+            model_shape,
+            settings,
+            **SHAPES[shape],
+            pipelined=pipelined,
+            scheduler_class=scheduler,
+            seed=seed,
+            same_process=is_asked,
         )
         answers = play(server, seed=1)
         for name, answer in answers.items():
             assert answer == expected[name], f"{name} got other tokens"
         assert_nothing_left(server)
         n_loaded += server.n_loaded_blocks
+        n_asked_for += server.n_asked_for
     assert n_loaded > 0 or shape == "one row", "the tier was never used: this shape proves nothing"
+    assert n_asked_for > 0 or shape == "one row" or scheduler is None, "nothing was heard of because it was asked for"
 
 
 def test_synchronous_copies(model_shape: str) -> None:

@@ -22,6 +22,7 @@ from elmas.vllm.disk_half import disk_maker
 from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
 from elmas.vllm.metrics import CacheStats, PrometheusMetrics, StatsSource
+from elmas.vllm.same_process import announce
 from elmas.vllm.scheduler_half import SchedulerHalf
 from elmas.vllm.support import check_supported
 from elmas.vllm.traced_half import TracedSchedulerHalf
@@ -68,6 +69,9 @@ class ElmasConnector(KVConnectorBase_V1, SupportsHMA):
     def register_kv_caches(self, kv_caches: dict[str, torch.Tensor]) -> None:
         """vLLM's blocks exist."""
         self.worker_half.register(kv_caches)
+        handshake = self.worker_half.handshake()
+        if handshake is not None and self.worker_half.n_ranks == 1:
+            announce(self.worker_half, handshake.region)
 
     def get_handshake_metadata(self) -> Handshake | None:
         """Sent to the scheduler half once, after `register_kv_caches`."""

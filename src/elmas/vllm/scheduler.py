@@ -15,6 +15,7 @@ from elmas.scheduling.bounds import Bounds
 from elmas.scheduling.gathering import Gathering
 from elmas.scheduling.waiting_order import WaitingOrder
 from elmas.settings import CacheSettings
+from elmas.vllm.same_process import ended_copies
 from elmas.vllm.scheduler_half import SchedulerHalf
 from elmas.vllm.tracing import ORDER
 from elmas.vllm.waiting_queue import WaitingQueue
@@ -59,9 +60,10 @@ class ReorderingMixin:
             self._contain(self._order_arrivals)
 
     def schedule(self, *args: Any, **kwargs: Any) -> Any:
-        """Take those back whose reads have ended, then schedule as vLLM does."""
+        """Take in what has been copied and read, then schedule as vLLM does."""
         queue = self._elmas_queue
         if queue is not None:
+            self._hear_of_copies()
             self._contain(self._before_step)
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
         if queue is not None:
@@ -69,6 +71,14 @@ class ReorderingMixin:
                 self._contain(self._record_order)
             self._contain(queue.end_step)
         return output
+
+    def _hear_of_copies(self) -> None:
+        """Hear of ended copies at once where that is possible. An error here is not contained, as in vLLM: who is not
+        told of a load waits for ever."""
+        region = self._elmas_half.region
+        ended = ended_copies(region) if region is not None else None
+        if ended is not None:
+            self._update_from_kv_xfer_finished(ended)  # type: ignore[attr-defined]
 
     def _has_room(self) -> bool:
         return bool(len(self.running) < self.max_num_running_reqs)  # type: ignore[attr-defined]

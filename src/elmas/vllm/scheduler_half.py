@@ -19,6 +19,7 @@ from elmas.movement.disk_tier import Found
 from elmas.movement.host_tier import HostTier
 from elmas.movement.transfers import Transfer
 from elmas.settings import CacheSettings
+from elmas.tiers.host import RegionHandle
 from elmas.vllm.disk_half import DiskHalf
 from elmas.vllm.log import logger
 from elmas.vllm.metadata import Confirmations, Handshake, StepOrders
@@ -80,6 +81,8 @@ class SchedulerHalf:
         """Told of each request that waits for the disk no more."""
         self.trace: Trace | None = None
         """Where the order of requests is recorded, with --profiling."""
+        self.region: RegionHandle | None = None
+        """The workers' region of host memory."""
         self.block_size = block_size
         self._n_ranks = n_ranks
         self._settings = settings
@@ -105,7 +108,8 @@ class SchedulerHalf:
 
     def connect(self, handshakes: Mapping[int, Handshake]) -> None:
         """The workers, by rank, have mapped the region: the tier exists from now on."""
-        n_rows = handshakes[0].region.n_rows
+        self.region = handshakes[0].region
+        n_rows = self.region.n_rows
         index = TierIndex(n_rows, POLICIES[self._settings.policy](n_rows, self.sessions))
         n_device_blocks = self._manager.block_pool.num_gpu_blocks
         self.tier = HostTier(index, self._n_ranks, max(1, int(n_device_blocks * STORE_SHARE)))

@@ -27,7 +27,7 @@ class WorkerHalf:
     def __init__(self, vllm_config: Any, n_blocks: int, settings: CacheSettings) -> None:
         self._settings = settings
         self._n_blocks = n_blocks
-        self._n_ranks: int = vllm_config.parallel_config.tensor_parallel_size
+        self.n_ranks: int = vllm_config.parallel_config.tensor_parallel_size
         self._engine: CopyEngine | None = None
         self._handshake: Handshake | None = None
         self._region: HostRegion | None = None
@@ -42,7 +42,7 @@ class WorkerHalf:
         """
         geometry = geometry_of(kv_caches, self._n_blocks)
         device = next(iter(kv_caches.values())).device
-        rank = get_tp_group().rank_in_group if self._n_ranks > 1 else 0
+        rank = get_tp_group().rank_in_group if self.n_ranks > 1 else 0
         region = self._map_region(geometry, rank)
         self._engine = make_copy_engine(device, geometry, region, rank * geometry.block_bytes, self._trace)
         if self._trace is not None:
@@ -86,12 +86,15 @@ class WorkerHalf:
             self._running_engine().wait_for_all()
 
     def finished_loads(self) -> set[str]:
-        """Return the requests whose asynchronous load has ended since the last call."""
-        engine = self._running_engine()
+        """Return the requests whose asynchronous load has ended since the last call, at the end of a step."""
         if self._orders.is_idle:
             # Nothing runs: wait for the copies here instead of spinning through empty steps.
-            engine.wait_for_any(IDLE_WAIT_S)
-        finished = engine.poll()
+            self._running_engine().wait_for_any(IDLE_WAIT_S)
+        return self.ended_loads()
+
+    def ended_loads(self) -> set[str]:
+        """Return the requests whose asynchronous load has ended since the last call, without waiting."""
+        finished = self._running_engine().poll()
         self._finished.stores += finished.stores
         self._finished.loaded_bytes += finished.loaded_bytes
         self._finished.load_s += finished.load_s
@@ -120,8 +123,8 @@ class WorkerHalf:
         return self._engine
 
     def _map_region(self, geometry: Geometry, rank: int) -> HostRegion:
-        row_bytes = align_row(geometry.block_bytes * self._n_ranks)
-        if self._n_ranks == 1:
+        row_bytes = align_row(geometry.block_bytes * self.n_ranks)
+        if self.n_ranks == 1:
             return self._create_region(row_bytes)
         # Rank 0 makes the region. An error is sent along, or the other ranks would wait for it for ever.
         outcome: Any = None
