@@ -55,7 +55,7 @@ def test_a_burst_that_does_not_go_on_is_not_waited_for() -> None:
     gathering = Gathering()
     burst(gathering, 0.0, 50, 0.001, 0)
     last_s = burst(gathering, 10.0, 10, 0.001, 100)
-    assert gathering.holds_until_s(last_s) <= last_s + 0.005
+    assert gathering.holds_until_s(last_s) <= last_s + 0.01
 
 
 def test_nobody_waits_where_host_memory_holds_what_the_device_has() -> None:

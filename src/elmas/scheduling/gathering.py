@@ -18,10 +18,10 @@ _MOST_INTERVAL_S = 0.01
 """Fewer requests, or such as come less often on average, are no burst: they come from users who do not know of each
 other, and of whom none should wait for others."""
 
-_PAUSE_FACTOR = 5.0
-_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.005, 0.05
+_PAUSE_FACTOR = 10.0
+_LEAST_PAUSE_S, _MOST_PAUSE_S = 0.01, 0.05
 """Nobody waits on when nobody has come for so many times the usual interval, within these limits. A front end takes
-milliseconds for a long prompt, and lets requests through one by one."""
+milliseconds for a long prompt, and lets requests through one by one; on an H200 one paused for 19 ms after 70 of 96."""
 
 _BURST_ENDS_S = 0.1
 """Whoever comes later than this after the one before belongs to no burst."""
