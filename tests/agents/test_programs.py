@@ -6,6 +6,7 @@ import json
 import os
 import pty
 import shlex
+import signal
 import sys
 import threading
 import time
@@ -112,6 +113,8 @@ class Person:
         program = "from elmas.cli import main; main()"
         self._process, self._terminal = pty.fork()
         if self._process == 0:
+            # A shell that runs the tests in the background has told them to ignore it.
+            signal.signal(signal.SIGINT, signal.SIG_DFL)
             os.execv(sys.executable, [sys.executable, "-c", program, "agents", *arguments])
         self._seen = ""
         self._reader = threading.Thread(target=self._read, daemon=True)
