@@ -13,6 +13,7 @@ from elmas.bench.suite.presets import Choices, parse_datasets, plan_experiments,
 from elmas.bench.suite.resume import prepare_directory
 from elmas.cli import main
 from elmas.errors import UserError
+from elmas.settings import CacheSettings
 
 
 @pytest.fixture
@@ -137,6 +138,8 @@ def test_the_comparison_on_a_gpu_has_every_peer_and_every_switch() -> None:
     with_disk = plan_gpu(Choices(Path("model"), "cuda", disk=Path("disk"), disk_capacity="40GiB"))
     assert {"vllm-tiering-fs", "mt-apc-no-disk", "mt-apc:prefetch=false"} < set(with_disk.servers)
     assert [each.name for each in plan.workloads] == ["rounds_a", "rounds_b", "rounds_c", "no_reuse"]
+    switches = {name for name, field in CacheSettings.model_fields.items() if field.annotation is bool} - {"trace"}
+    assert {f"mt-apc:{name}=false" for name in switches} < set(with_disk.servers)
 
 
 def test_clearing_removes_results_and_nothing_else(tmp_path: Path) -> None:
