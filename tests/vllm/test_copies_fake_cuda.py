@@ -23,6 +23,16 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
     return install(monkeypatch)
 
 
+BLOCK_BYTES = 4096
+
+
+def engine_with_calls_of_two(n_blocks: int, monkeypatch: pytest.MonkeyPatch) -> StreamCopyEngine:
+    """Device and host region have so many blocks, and a call copies two."""
+    geometry = geometry_of({"layer.0": torch.zeros(n_blocks, 1, 1, BLOCK_BYTES // 4)}, n_blocks)
+    monkeypatch.setattr(copy_cuda, "_TURN_BYTES", 2 * BLOCK_BYTES)
+    return StreamCopyEngine(CPU, geometry, HostRegion.create(n_blocks, align_row(BLOCK_BYTES)), 0)
+
+
 @pytest.mark.parametrize("layout", ["LBHNC", "LBNHC", "BLHNC", "uneven"])
 def test_a_block_comes_back_whole(layout: str, cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(cuda.Stream, "is_fast", True)
@@ -30,17 +40,13 @@ def test_a_block_comes_back_whole(layout: str, cuda: FakeCuda, monkeypatch: pyte
 
 
 def test_a_request_is_reported_when_its_own_blocks_are_there(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    caches = {"layer.0": torch.zeros(8, 1, 1, 1024)}
-    geometry = geometry_of(caches, 8)
-    region = HostRegion.create(8, align_row(geometry.block_bytes))
-    engine = StreamCopyEngine(CPU, geometry, region, 0)
-    monkeypatch.setattr(copy_cuda, "_TURN_BYTES", 2 * geometry.block_bytes)
+    engine = engine_with_calls_of_two(8, monkeypatch)
     loads = [
         Transfer(number, name, as_rows(blocks), blocks)
         for number, (name, blocks) in enumerate([("a", [0, 1]), ("b", [2]), ("c", [3]), ("d", [4])])
     ]
     engine.submit(loads, [Transfer(9, "e", as_rows([5]), [5]), Transfer(10, "f", as_rows([6]), [6])])
-    assert [sum(sizes) // geometry.block_bytes for sizes in cuda.calls] == [2, 2, 1, 2]
+    assert [sum(sizes) // BLOCK_BYTES for sizes in cuda.calls] == [2, 2, 1, 2]
     reported = []
     for _ in range(6):  # each batch has two events
         advance(engine._loads.streams)
@@ -53,11 +59,7 @@ def test_a_request_is_reported_when_its_own_blocks_are_there(cuda: FakeCuda, mon
 
 
 def test_calls_go_to_two_streams_in_turns_one_after_the_other(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    caches = {"layer.0": torch.zeros(16, 1, 1, 1024)}
-    geometry = geometry_of(caches, 16)
-    region = HostRegion.create(16, align_row(geometry.block_bytes))
-    engine = StreamCopyEngine(CPU, geometry, region, 0)
-    monkeypatch.setattr(copy_cuda, "_TURN_BYTES", 2 * geometry.block_bytes)
+    engine = engine_with_calls_of_two(16, monkeypatch)
     # Nothing is merged: rows go up and blocks down.
     engine.submit([Transfer(0, "a", as_rows(range(7)), list(range(7, 0, -1)))], [])
     engine.submit([Transfer(1, "b", as_rows(range(7, 12)), list(range(12, 7, -1)))], [])

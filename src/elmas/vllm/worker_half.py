@@ -22,7 +22,10 @@ IDLE_WAIT_S = 0.005
 
 
 class WorkerHalf:
-    """One per worker process. Its methods are called in the order of vLLM's step, by one thread."""
+    """One per worker process. Its methods are called by one thread, in the order of vLLM's step.
+
+    `ended_loads` and `confirmations` may be called between steps too.
+    """
 
     def __init__(self, vllm_config: Any, n_blocks: int, settings: CacheSettings) -> None:
         self._settings = settings
@@ -68,7 +71,7 @@ class WorkerHalf:
         """Take the step's orders and start its copies, before the model is launched.
 
         vLLM's own moments come after that. But its blocks have nothing to do with the model's run in this step, which
-        may take 30 ms to launch and 200 ms to end; starting all copies takes a millisecond per GiB.
+        may take 30 ms to launch and 200 ms to end; starting copies of 2 MiB each takes two milliseconds per GiB.
         """
         self._orders = orders
         if self._trace is not None:
