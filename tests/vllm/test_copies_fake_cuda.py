@@ -26,11 +26,12 @@ def cuda(monkeypatch: pytest.MonkeyPatch) -> FakeCuda:
 BLOCK_BYTES = 4096
 
 
-def engine_with_calls_of_two(n_blocks: int, monkeypatch: pytest.MonkeyPatch) -> StreamCopyEngine:
-    """Device and host region have so many blocks, and a call copies two."""
-    geometry = geometry_of({"layer.0": torch.zeros(n_blocks, 1, 1, BLOCK_BYTES // 4)}, n_blocks)
+def engine_with_calls_of_two(cache: torch.Tensor, monkeypatch: pytest.MonkeyPatch) -> StreamCopyEngine:
+    """The host region has as many blocks as the device's `cache`, which the test holds, and a call copies two."""
+    n_blocks = cache.shape[0]
     monkeypatch.setattr(copy_cuda, "_TURN_BYTES", 2 * BLOCK_BYTES)
-    return StreamCopyEngine(CPU, geometry, HostRegion.create(n_blocks, align_row(BLOCK_BYTES)), 0)
+    region = HostRegion.create(n_blocks, align_row(BLOCK_BYTES))
+    return StreamCopyEngine(CPU, geometry_of({"layer.0": cache}, n_blocks), region, 0)
 
 
 @pytest.mark.parametrize("layout", ["LBHNC", "LBNHC", "BLHNC", "uneven"])
@@ -40,7 +41,8 @@ def test_a_block_comes_back_whole(layout: str, cuda: FakeCuda, monkeypatch: pyte
 
 
 def test_a_request_is_reported_when_its_own_blocks_are_there(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_with_calls_of_two(8, monkeypatch)
+    cache = torch.zeros(8, 1, 1, BLOCK_BYTES // 4)
+    engine = engine_with_calls_of_two(cache, monkeypatch)
     loads = [
         Transfer(number, name, as_rows(blocks), blocks)
         for number, (name, blocks) in enumerate([("a", [0, 1]), ("b", [2]), ("c", [3]), ("d", [4])])
@@ -59,7 +61,8 @@ def test_a_request_is_reported_when_its_own_blocks_are_there(cuda: FakeCuda, mon
 
 
 def test_calls_go_to_two_streams_in_turns_one_after_the_other(cuda: FakeCuda, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = engine_with_calls_of_two(16, monkeypatch)
+    cache = torch.zeros(16, 1, 1, BLOCK_BYTES // 4)
+    engine = engine_with_calls_of_two(cache, monkeypatch)
     # Nothing is merged: rows go up and blocks down.
     engine.submit([Transfer(0, "a", as_rows(range(7)), list(range(7, 0, -1)))], [])
     engine.submit([Transfer(1, "b", as_rows(range(7, 12)), list(range(12, 7, -1)))], [])

@@ -6,7 +6,7 @@ calls of some 16 MiB. Their completion is an event that is polled, never waited 
 A copy engine works on one stream until that has nothing for it to do: a step of the model, which needs its inputs on
 the device and its tokens on the host, would wait for all copies of its direction that were launched before, 70 ms for
 3.8 GB. So each direction has two streams, and its calls go to them in turns, each waiting for the one before: at each
-change the copy engine looks at the other streams. On an H200 three small copies then wait 0.1 ms, and the bus is as fast.
+change the copy engine looks at the other streams. On an H200 three small copies wait 0.1 ms, and the bus is as fast.
 """
 
 import errno

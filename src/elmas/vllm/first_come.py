@@ -26,7 +26,7 @@ fewer, two or three are worked on at once."""
 
 MOST_REQUEST_S, MOST_BYTE_S = 0.005, 150e-9
 """A request gets no more time than this, and so much per byte of its body, before the next one is let in: turns are
-long when thousands of answers stream. A prompt of 5,000 tokens, 35 KB, gets 10 ms and needs 2.3 on common processors."""
+long when thousands of answers stream. A prompt of 5,000 tokens, 35 KB, gets 10 ms and needs 2.3 on a server."""
 
 _MOST_BODY_BYTES = 4 << 20
 """A request with a longer body does not wait until all of it has come."""
