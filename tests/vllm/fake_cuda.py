@@ -3,8 +3,7 @@ a test lets it, in the order of its stream."""
 
 import ctypes
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Callable, Sequence
 from types import SimpleNamespace
 from typing import Any
 
@@ -22,8 +21,8 @@ class FakeStream:
     is_fast = False
 
     def __init__(self, *args: Any, **kwargs: Any) -> None:
-        self.work: deque[Callable[[], None] | FakeEvent] = deque()
-        """What to do, and events to wait for."""
+        self.work: deque[Callable[[], None] | Mark] = deque()
+        """What to do, and marks of other streams to wait for."""
 
     def take(self, work: Callable[[], None]) -> None:
         """Do it after all that was given before."""
@@ -35,32 +34,47 @@ class FakeStream:
         """Nothing is ever launched elsewhere."""
 
     def wait_event(self, event: "FakeEvent") -> None:
-        self.work.append(event)
+        if event.mark is not None:
+            self.work.append(event.mark)
 
     @property
     def is_waiting(self) -> bool:
         """Whether it can do nothing now."""
-        return not self.work or (isinstance(self.work[0], FakeEvent) and not self.work[0].has_passed)
+        return not self.work or (isinstance(self.work[0], Mark) and not self.work[0].has_passed)
 
     def do_next(self) -> None:
         work = self.work.popleft()
-        if not isinstance(work, FakeEvent):
+        if not isinstance(work, Mark):
             work()
 
     def synchronize(self) -> None:
         while self.work:
             first = self.work[0]
-            if isinstance(first, FakeEvent) and not first.has_passed:
-                assert first.stream is not None
+            if isinstance(first, Mark) and not first.has_passed:
                 first.stream.synchronize()
             else:
                 self.do_next()
 
 
+class Mark:
+    """A moment of a stream, which passes when the stream comes to it."""
+
+    n_passed = 0
+
+    def __init__(self, stream: FakeStream) -> None:
+        self.has_passed = False
+        self.stream = stream
+        stream.take(self._pass)
+
+    def _pass(self) -> None:
+        self.has_passed = True
+        Mark.n_passed += 1
+
+
 def advance(streams: Sequence[FakeStream]) -> None:
-    """Run the streams beside each other until one comes to an event, or all wait."""
-    before = FakeEvent.n_passed
-    while FakeEvent.n_passed == before:
+    """Run the streams beside each other until one comes to a mark, or all wait."""
+    before = Mark.n_passed
+    while Mark.n_passed == before:
         ready = [stream for stream in streams if not stream.is_waiting]
         if not ready:
             return
@@ -68,46 +82,36 @@ def advance(streams: Sequence[FakeStream]) -> None:
 
 
 class FakeEvent:
-    """Passes when its stream comes to it."""
-
-    n_passed = 0
+    """Stands for the moment at which it was recorded last. Who waits for it waits for what it stands for then."""
 
     def __init__(self, enable_timing: bool = False) -> None:
-        self.has_passed = False
-        self.stream: FakeStream | None = None
+        self.mark: Mark | None = None
 
     def record(self, stream: FakeStream) -> None:
-        self.stream = stream
-        stream.take(self._pass)
+        self.mark = Mark(stream)
 
     def query(self) -> bool:
-        return self.has_passed
+        return self.mark is None or self.mark.has_passed
 
     def elapsed_time(self, end: "FakeEvent") -> float:
         return 1.0
 
-    def _pass(self) -> None:
-        self.has_passed = True
-        FakeEvent.n_passed += 1
-
 
 class FakeCuda:
-    """What the engine uses of torch.cuda, and every batched copy by the bytes of its pieces."""
+    """What the engine uses of torch.cuda, and every batched copy by the bytes of its pieces and its stream."""
 
     Stream, Event = FakeStream, FakeEvent
 
     def __init__(self) -> None:
         self.calls: list[list[int]] = []
+        self.streams: list[FakeStream] = []
         self._current = FakeStream()
 
     def current_stream(self, device: torch.device) -> FakeStream:
-        return FakeStream()
+        return self._current
 
-    @contextmanager
-    def stream(self, stream: FakeStream) -> Iterator[None]:
-        outer, self._current = self._current, stream
-        yield
-        self._current = outer
+    def set_stream(self, stream: FakeStream) -> None:
+        self._current = stream
 
     def cudart(self) -> Any:
         return SimpleNamespace(cudaHostRegister=lambda *args: 0, cudaHostUnregister=lambda address: 0)
@@ -117,6 +121,7 @@ class FakeCuda:
     ) -> None:
         pieces = list(zip(target.tolist(), source.tolist(), sizes.tolist(), strict=True))
         self.calls.append(sizes.tolist())
+        self.streams.append(self._current)
         self._current.take(lambda: [ctypes.memmove(*piece) for piece in pieces] and None)
 
 
