@@ -1,5 +1,6 @@
 """The order of waiting requests in vLLM's own scheduler: bounds, groups, rounds, errors."""
 
+from types import SimpleNamespace
 from typing import Any
 
 import pytest
@@ -311,4 +312,43 @@ def test_with_a_round_queued_at_once_what_is_resident_is_hit(
             assert n_hit >= 0.85 * n_usable
         if policy == "lru" and turn > 0:
             assert n_hit >= 0.95 * share * n_working_set
+    assert server.is_ordered
+
+
+def test_the_beginning_of_a_burst_waits_in_few_steps_for_the_rest(
+    model_shape: str, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """What it waits for comes through another thread, which cannot work while one empty step follows the other."""
+    n_agents, n_blocks = 24, 8
+    now_s = 0.0
+    slept_s: list[float] = []
+    clock = SimpleNamespace(monotonic=lambda: now_s, time=lambda: 0.0, sleep=slept_s.append)
+    monkeypatch.setattr("elmas.vllm.scheduler.time", clock)
+    server = OrderedServer(model_shape, n_blocks=48, n_rows=60, max_num_seqs=4, max_batched_tokens=64)
+
+    def come(turn: int, agents: range) -> None:
+        nonlocal now_s
+        for agent in agents:
+            now_s += 0.001
+            server.add(f"{turn}-{agent}", [*prompt_of(agent + 1, n_blocks), 0], 1)
+
+    for turn in range(3):
+        now_s += 1.0
+        come(turn, range(n_agents))
+        server.run()
+    assert server.half.n_only_on_device > 0
+    n_begun, n_loaded, n_slept = len(server.begun), server.n_loaded_blocks, len(slept_s)
+    now_s += 1.0
+    come(3, range(n_agents // 2))
+    for _ in range(8):
+        server.step()
+    assert len(server.queue) > 0
+    assert server.n_loaded_blocks == n_loaded, "those that are to be loaded wait"
+    assert len(slept_s) > n_slept
+    assert all(0 < seconds <= 0.005 for seconds in slept_s)
+    come(3, range(n_agents // 2, n_agents))
+    n_slept = len(slept_s)
+    server.run()
+    assert len(slept_s) == n_slept, "all are there"
+    assert len(server.begun) == n_begun + n_agents
     assert server.is_ordered

@@ -21,6 +21,9 @@ from elmas.vllm.tracing import ORDER
 from elmas.vllm.waiting_queue import WaitingQueue
 from elmas.vllm.work_estimates import WorkEstimates
 
+_HELD_STEP_S = 0.005
+"""How long a step takes in which nobody runs since those that wait are to wait for more."""
+
 
 class ReorderingMixin:
     """Gives waiting requests a better order, and sets those aside that wait for the disk. Mixed into one of vLLM's
@@ -45,6 +48,7 @@ class ReorderingMixin:
         order = WaitingOrder(bounds, window_size, lambda name, before: estimates.estimate(requests[name], before))
         told = estimates if window_size > 1 else None
         self._elmas_gathering = Gathering() if window_size > 1 and settings.gather else None
+        self._elmas_held_s = 0.0
         self._elmas_queue = WaitingQueue(
             order, self._has_room, half.is_waiting_for_disk, told, self._is_held, half.note_order_error
         )
@@ -63,6 +67,7 @@ class ReorderingMixin:
         """Take in what has been copied and read, then schedule as vLLM does."""
         queue = self._elmas_queue
         if queue is not None:
+            self._elmas_held_s = 0.0
             self._hear_of_copies()
             self._contain(self._before_step)
         output = super().schedule(*args, **kwargs)  # type: ignore[misc]
@@ -70,6 +75,10 @@ class ReorderingMixin:
             if self._elmas_half.trace is not None:
                 self._contain(self._record_order)
             self._contain(queue.end_step)
+            if self._elmas_held_s > 0 and not output.total_num_scheduled_tokens:
+                # Those that are waited for come through another thread. One empty step after the other would keep the
+                # interpreter from it.
+                time.sleep(min(_HELD_STEP_S, self._elmas_held_s))
         return output
 
     def _hear_of_copies(self) -> None:
@@ -95,7 +104,11 @@ class ReorderingMixin:
         if self._elmas_gathering is None:
             return False
         now_s = time.monotonic()
-        return self._elmas_gathering.holds_until_s(now_s) > now_s and self._elmas_estimates.needs_room(request)
+        left_s = self._elmas_gathering.holds_until_s(now_s) - now_s
+        if left_s <= 0 or not self._elmas_estimates.needs_room(request):
+            return False
+        self._elmas_held_s = left_s
+        return True
 
     def _order_arrivals(self) -> None:
         """Read from disk about in the order in which requests will run.
