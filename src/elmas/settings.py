@@ -40,10 +40,10 @@ class CacheSettings(BaseModel):
         True,
         description="at the beginning of a round, let requests wait a moment for those whose blocks are on the device",
     )
-    first_come: bool = Field(
+    entrance: bool = Field(
         True,
-        description="with `reorder`: the API server passes requests on one after the other, so that the first ones run "
-        "while the others are parsed",
+        description="with `reorder`: requests enter the API server one after the other, those first that were served a "
+        "moment ago, so that the first ones run while the others are parsed",
     )
     scheduler_window_size: int = Field(
         10_000, ge=1, le=100_000, description="waiting requests that are ordered together"

@@ -82,7 +82,7 @@ def test_without_reordering_the_scheduler_is_vllms() -> None:
 
 
 def test_the_api_server_may_work_on_all_requests_at_once() -> None:
-    command = build(cache=CacheSettings.parse({"first_come": False}))
+    command = build(cache=CacheSettings.parse({"entrance": False}))
     assert not has_option(command.argv, "--middleware")
     assert has_option(command.argv, "--scheduler-cls")
 

@@ -24,7 +24,7 @@ CONNECTOR_NAMES = {Connector.MT_APC: "ElmasConnector", Connector.NOOP: "ElmasNoo
 
 SCHEDULER_CLASS = "elmas.vllm.scheduler.make_scheduler"
 
-MIDDLEWARE = "elmas.vllm.first_come.FirstComeFirstServed"
+MIDDLEWARE = "elmas.vllm.entrance.Entrance"
 """What lets requests into vLLM's API server one after the other."""
 
 CPU_BLOCK_SIZE = 32
@@ -154,7 +154,7 @@ def _connector_arguments(options: ServeOptions) -> list[str]:
     # With a disk it also lets requests that are read for step aside.
     if options.cache.reorder or (options.cache.disk is not None and not has_option(extra, "--scheduler-cls")):
         arguments += ["--scheduler-cls", SCHEDULER_CLASS]
-    if options.cache.reorder and options.cache.first_come:
+    if options.cache.reorder and options.cache.entrance:
         arguments += ["--middleware", MIDDLEWARE]
     return arguments
 

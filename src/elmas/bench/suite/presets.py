@@ -45,7 +45,7 @@ GPU_ARGUMENTS = (
 """For the shape of a published model on one large GPU."""
 _GPU_SERVERS = ("apc", "noop", "vllm-offload-lru", "vllm-offload-arc", "vllm-offload-simple", "lmcache", "mt-apc")
 _GPU_SWITCHES = (
-    *("async_copies=false", "reorder=false", "gather=false", "first_come=false"),
+    *("async_copies=false", "reorder=false", "gather=false", "entrance=false"),
     *("load=false", "store=false", "hints=false", "policy=lru"),
 )
 _GPU_DISK_SERVERS = ("vllm-tiering-fs", "mt-apc-no-disk")
