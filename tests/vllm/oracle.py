@@ -126,6 +126,8 @@ class Server:
         self.n_asked_for = 0
         """Copies of which the scheduler heard because it asked."""
         self._asked_for = Confirmations({}, {})
+        self._asked_for_loads: set[str] = set()
+        self.is_asked = False
         if same_process:
             announce(self, self.region.handle)  # type: ignore[arg-type]
         self.disk: DiskHalf | None = None
@@ -216,13 +218,15 @@ class Server:
                     confirmations.loads[load.owner] = 1
                 self.copies = [copy for copy in self.copies if copy[0] == "store"]
         finished_loads: set[str] = set()
+        is_told = not (self.is_asked and step.work)
+        ended = (confirmations, finished_loads) if is_told else (self._asked_for, self._asked_for_loads)
         # Copies run beside the model: some are done before it has computed anything in this step, some after.
-        self._copy_some(confirmations, finished_loads)
+        self._copy_some(*ended)
         sampled: dict[str, list[int]] = {}
         for name, first, n_tokens, blocks in step.work:
             sampled[name] = self._compute(name, first, n_tokens, blocks)
         names = list(sampled)
-        self._copy_some(confirmations, finished_loads)
+        self._copy_some(*ended)
         has_news = confirmations.stores or confirmations.loads
         return ModelRunnerOutput(
             req_ids=names,
@@ -235,7 +239,7 @@ class Server:
 
     def ended_loads(self) -> set[str]:
         """As a worker half: what has ended since it was last looked at."""
-        loads: set[str] = set()
+        loads, self._asked_for_loads = self._asked_for_loads, set()
         self._copy_some(self._asked_for, loads)
         self.n_asked_for += len(loads) + len(self._asked_for.stores)
         return loads

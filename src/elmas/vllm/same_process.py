@@ -1,7 +1,8 @@
 """What has been copied is known at once where both halves of the connector live in one process, as with one GPU.
 
 Otherwise the scheduler hears of it with the output of the step in which a worker looked, a step or two later. Until
-then a request whose blocks are there does not begin, and device blocks whose copies have ended stay taken.
+then a request whose blocks are there does not begin, and device blocks whose copies have ended stay taken. So the
+scheduler asks before each step, and from the first time on the worker leaves what has ended to it.
 """
 
 from weakref import WeakValueDictionary
@@ -25,6 +26,7 @@ def ended_copies(region: RegionHandle) -> KVConnectorOutput | None:
     worker = _WORKERS.get(region)
     if worker is None:
         return None
+    worker.is_asked = True
     loads = worker.ended_loads()
     confirmations = worker.confirmations()
     if not loads and confirmations is None:
