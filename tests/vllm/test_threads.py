@@ -26,8 +26,9 @@ def test_the_interval_becomes_shorter_never_longer() -> None:
     assert sys.getswitchinterval() == pytest.approx(1e-6)
 
 
-def test_an_engine_with_our_scheduler_shares_fairly(model_shape: str) -> None:
-    Server(model_shape, {}, n_blocks=8, n_rows=8)
-    assert sys.getswitchinterval() == pytest.approx(0.005), "vLLM's own scheduler leaves Python as it is"
-    Server(model_shape, {}, n_blocks=8, n_rows=8, scheduler_class=make_scheduler)
-    assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S)
+@pytest.mark.parametrize("same_process", [False, True])
+def test_an_engine_that_launches_the_model_shares_fairly(model_shape: str, same_process: bool) -> None:
+    server = Server(model_shape, {}, n_blocks=8, n_rows=8, scheduler_class=make_scheduler, same_process=same_process)
+    server.add("one", [1, 2, 3], 1)
+    server.run()
+    assert sys.getswitchinterval() == pytest.approx(SWITCH_INTERVAL_S if same_process else 0.005)

@@ -10,6 +10,7 @@ from weakref import WeakValueDictionary
 from vllm.v1.outputs import KVConnectorOutput
 
 from elmas.tiers.host import RegionHandle
+from elmas.vllm.threads import share_fairly
 from elmas.vllm.worker_half import WorkerHalf
 
 _WORKERS: WeakValueDictionary[RegionHandle, WorkerHalf] = WeakValueDictionary()
@@ -26,7 +27,9 @@ def ended_copies(region: RegionHandle) -> KVConnectorOutput | None:
     worker = _WORKERS.get(region)
     if worker is None:
         return None
-    worker.is_asked = True
+    if not worker.is_asked:
+        worker.is_asked = True
+        share_fairly()
     loads = worker.ended_loads()
     confirmations = worker.confirmations()
     if not loads and confirmations is None:

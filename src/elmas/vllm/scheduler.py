@@ -17,7 +17,6 @@ from elmas.scheduling.waiting_order import WaitingOrder
 from elmas.settings import CacheSettings
 from elmas.vllm.same_process import ended_copies
 from elmas.vllm.scheduler_half import SchedulerHalf
-from elmas.vllm.threads import share_fairly
 from elmas.vllm.tracing import ORDER
 from elmas.vllm.waiting_queue import WaitingQueue
 from elmas.vllm.work_estimates import WorkEstimates
@@ -158,6 +157,5 @@ def make_scheduler(**kwargs: Any) -> Any:
 
     The base is chosen by what vLLM has decided: a fixed base would switch asynchronous scheduling off.
     """
-    share_fairly()
     base = AsyncScheduler if kwargs["vllm_config"].scheduler_config.async_scheduling else Scheduler
     return type("ElmasScheduler", (ReorderingMixin, base), {})(**kwargs)

@@ -4,6 +4,9 @@ One thread takes requests in: it decodes them and hashes their prompts, a millis
 schedules, and with one GPU launches the model, which lets go of the interpreter in each of a thousand operations and
 must get it back. By default Python's threads give it up after 5 ms. So while a burst comes faster than the first thread
 takes it in, an operation may take 5 ms or more, and the device has little to do until all of the burst is there.
+
+Where the model is launched by another process, the interpreter is left as it is: threads that change more often cost
+time there, and gain nothing.
 """
 
 import sys
