@@ -5,8 +5,7 @@ schedules, and with one GPU launches the model, which lets go of the interpreter
 must get it back. By default Python's threads give it up after 5 ms. So while a burst comes faster than the first thread
 takes it in, an operation may take 5 ms or more, and the device has little to do until all of the burst is there.
 
-Where the model is launched by another process, the interpreter is left as it is: threads that change more often cost
-time there, and gain nothing.
+Where the model is launched by another process, the interpreter is left as it is: there was nothing to gain.
 """
 
 import sys
