@@ -65,7 +65,8 @@ class CacheSettings(BaseModel):
     )
     disk_write_rate: int | None = Field(
         None,
-        description="bytes per second of writes in the background; None: half of what the disk was measured to write",
+        description="bytes per second of writes in the background; None: half of what the disk was measured to write, "
+        "a tenth where it is much slower than computing",
     )
     disk_write_per_day: int | None = Field(None, description="bytes per day that are written; None: no limit")
     disk_throttle: int | None = Field(

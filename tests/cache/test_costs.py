@@ -276,6 +276,14 @@ def test_waiting_is_right_while_the_rest_lands_sooner_than_it_is_recomputed() ->
     assert not model.should_wait(0, 5_000_000, 0, 1000)  # and 100 ms to load them
 
 
+def test_a_disk_helps_that_takes_at_most_twice_as_long_as_computing() -> None:
+    n_bytes, n_tokens = 1_000_000, 16  # computed in 1.6 ms
+    assert CostModel().is_disk_a_help(n_bytes, n_tokens), "not known yet"
+    assert fed(1e-4, 0.0).is_disk_a_help(n_bytes, n_tokens), "not known yet"
+    assert fed(1e-4, 0.0, 320 * MB).is_disk_a_help(n_bytes, n_tokens)  # 3.1 ms
+    assert not fed(1e-4, 0.0, 300 * MB).is_disk_a_help(n_bytes, n_tokens)  # 3.3 ms
+
+
 def test_a_plan_takes_less_than_20_microseconds() -> None:
     model = fed(1e-4, 1e-9, 1e8)
     best_s = min(timeit.repeat(lambda: model.plan_prefetch(1000, 32, 1 << 19, 0, 1.0, 0), number=200, repeat=20))

@@ -186,6 +186,23 @@ def test_switches_write_everything_or_nothing(switches: dict[str, bool], is_writ
     assert not machine.tier.has_work(0.0)
 
 
+@pytest.mark.parametrize(
+    ("bytes_per_s", "switches", "is_worth_it"),
+    [
+        (60_000.0, {}, True),
+        (40_000.0, {}, False),
+        (40_000.0, {"judges_cost": False}, True),
+        (60_000.0, {"writes": False}, False),
+    ],
+)
+def test_nothing_goes_through_host_memory_to_a_disk_much_slower_than_computing(
+    bytes_per_s: float, switches: dict[str, bool], is_worth_it: bool
+) -> None:
+    tier = Machine(costs=slow_disk(bytes_per_s), **switches).tier
+    assert tier.is_worth_a_row == is_worth_it
+    assert tier.write_share == (0.5 if is_worth_it else 0.1)
+
+
 def test_nothing_is_written_while_anything_is_read_for_a_moment() -> None:
     machine = Machine()
     machine.write_now(PROMPT)

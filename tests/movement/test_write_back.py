@@ -152,7 +152,7 @@ class Life:
         assert (self.host.index.lookup(self.under_way) >= 0).all()
         assert self.write_back.n_queued <= self.max_queued
         assert self.write_back.is_busy == bool(self.writes or self.others)
-        assert len(self.writes) <= 4
+        assert len(self.writes) <= 2
         assert self.index.n_segments == len(self.segments) <= self.n_segments
         counts = self.write_back.counts
         assert counts["disk_write_blocks"] == self.n_written

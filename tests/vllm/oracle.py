@@ -126,8 +126,6 @@ class Server:
         self.n_asked_for = 0
         """Copies of which the scheduler heard because it asked."""
         self._asked_for = Confirmations({}, {})
-        self._asked_for_loads: set[str] = set()
-        self.is_asked = False
         if same_process:
             announce(self, self.region.handle)  # type: ignore[arg-type]
         self.disk: DiskHalf | None = None
@@ -218,15 +216,13 @@ class Server:
                     confirmations.loads[load.owner] = 1
                 self.copies = [copy for copy in self.copies if copy[0] == "store"]
         finished_loads: set[str] = set()
-        is_told = not (self.is_asked and step.work)
-        ended = (confirmations, finished_loads) if is_told else (self._asked_for, self._asked_for_loads)
         # Copies run beside the model: some are done before it has computed anything in this step, some after.
-        self._copy_some(*ended)
+        self._copy_some(confirmations, finished_loads)
         sampled: dict[str, list[int]] = {}
         for name, first, n_tokens, blocks in step.work:
             sampled[name] = self._compute(name, first, n_tokens, blocks)
         names = list(sampled)
-        self._copy_some(*ended)
+        self._copy_some(confirmations, finished_loads)
         has_news = confirmations.stores or confirmations.loads
         return ModelRunnerOutput(
             req_ids=names,
@@ -239,7 +235,7 @@ class Server:
 
     def ended_loads(self) -> set[str]:
         """As a worker half: what has ended since it was last looked at."""
-        loads, self._asked_for_loads = self._asked_for_loads, set()
+        loads: set[str] = set()
         self._copy_some(self._asked_for, loads)
         self.n_asked_for += len(loads) + len(self._asked_for.stores)
         return loads

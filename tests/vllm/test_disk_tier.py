@@ -104,6 +104,23 @@ def test_a_prefix_comes_back_from_disk_after_host_memory_has_lost_it_and_after_a
     again.stop()
 
 
+@pytest.mark.parametrize("scheduler", [None, make_scheduler], ids=["stock", "ours"])
+def test_new_blocks_go_through_to_a_disk_until_it_is_known_to_be_slow(
+    model_shape: str, tmp_path: Path, scheduler: Any
+) -> None:
+    server = Server(model_shape, {}, n_blocks=24, n_rows=24, scheduler_class=scheduler, disk=tmp_path)
+    server.add("first", [1, 2, 3, 4] * 7, 4)
+    server.step()
+    assert server.half.sessions.takes_all_new
+    for _ in range(100):
+        server.half.costs.observe_step(1000, 0.0, 1e-3)
+    server.half.costs.set_read_rate(1000.0)
+    server.step()
+    assert not server.half.sessions.takes_all_new
+    server.run()
+    server.stop()
+
+
 def test_only_what_was_asked_for_again_is_written(model_shape: str, tmp_path: Path) -> None:
     server = Server(model_shape, {"policy": "lru", "disk_write_rate": "1GB"}, n_blocks=40, n_rows=60, disk=tmp_path)
     fill_up(server, 3)

@@ -1,4 +1,4 @@
-"""What the worker half tells with a step, and what it leaves to a scheduler that asks."""
+"""What the worker half tells with a step, and what a scheduler hears that asks."""
 
 from types import SimpleNamespace
 from typing import Any
@@ -45,27 +45,24 @@ def end(worker: WorkerHalf, load: str, store: int) -> None:
     engine.ended = Finished({load}, [store])
 
 
-def test_the_scheduler_hears_with_the_step_unless_it_asks(worker: WorkerHalf) -> None:
+def test_what_has_ended_is_told_once_with_the_step_or_when_asked(worker: WorkerHalf) -> None:
     region = HostRegion.create(1, 4096).handle
     announce(worker, region)
-    runs = StepOrders([], [], is_idle=False)
-    worker.begin_step(runs)
+    worker.begin_step(StepOrders([], [], is_idle=False))
     end(worker, "a", 1)
     assert (worker.finished_loads(), worker.confirmations()) == ({"a"}, Confirmations({1: 1}, {}))
     assert ended_copies(region) is None
-    worker.begin_step(runs)
     end(worker, "b", 2)
-    assert (worker.finished_loads(), worker.confirmations()) == (set(), None)
     ended = ended_copies(region)
     assert ended is not None
     assert (ended.finished_recving, ended.kv_connector_worker_meta) == ({"b"}, Confirmations({2: 1}, {}))
+    assert (worker.finished_loads(), worker.confirmations()) == (set(), None)
     assert ended_copies(region) is None
 
 
 def test_a_step_in_which_nothing_runs_waits_and_tells_at_once(worker: WorkerHalf) -> None:
     region = HostRegion.create(1, 4096).handle
     announce(worker, region)
-    assert ended_copies(region) is None
     worker.begin_step(StepOrders([], [], is_idle=True))
     end(worker, "a", 1)
     assert (worker.finished_loads(), worker.confirmations()) == ({"a"}, Confirmations({1: 1}, {}))

@@ -11,7 +11,6 @@ from elmas.bench.evictions import EvictionCost, eviction_costs
 from elmas.bench.machine import describe_machine, describe_versions
 from elmas.vllm.disk_cost import DiskCost, disk_cost
 from elmas.vllm.scheduler_cost import RequestCost, StepCost, request_costs, step_costs
-from elmas.vllm.sharing_cost import SharingCost, sharing_costs
 
 SIZES = (16, 64, 256, 1024, 2000)
 """Blocks of the requests that are timed."""
@@ -28,7 +27,6 @@ class SchedulerResult:
     steps: Sequence[StepCost]
     disk: DiskCost
     evictions: Sequence[EvictionCost]
-    sharing: Sequence[SharingCost]
 
     @property
     def within_budget(self) -> bool:
@@ -49,20 +47,17 @@ class SchedulerResult:
             "steps": [{**asdict(cost), "budget_microseconds": cost.budget_microseconds} for cost in self.steps],
             "disk": {**asdict(self.disk), "budget_microseconds": self.disk.budget_microseconds},
             "evictions": [{**asdict(cost), "budget_microseconds": cost.budget_microseconds} for cost in self.evictions],
-            "sharing": [asdict(cost) for cost in self.sharing],
         }
 
 
 def measure_scheduler(model: Path, n_waiting: int, n_waiting_for_disk: int) -> SchedulerResult:
     """Return the costs per request, by size, per step with `n_waiting` requests waiting, with a queue of
-    `n_waiting_for_disk` whose blocks are all on disk, of finding room where all rows are pinned, and of sharing the
-    interpreter with a thread that takes requests in."""
+    `n_waiting_for_disk` whose blocks are all on disk, and of finding room where all rows are pinned."""
     return SchedulerResult(
         request_costs(str(model), SIZES),
         step_costs(str(model), n_waiting),
         disk_cost(str(model), n_waiting_for_disk),
         eviction_costs(PINNED_ROWS),
-        sharing_costs(),
     )
 
 
@@ -127,15 +122,4 @@ def eviction_table(result: SchedulerResult) -> Table:
         table.add_column(heading, justify="left" if heading == "policy" else "right")
     for cost in result.evictions:
         table.add_row(cost.policy, str(cost.n_unpinned), f"{cost.microseconds:.0f}", f"{cost.budget_microseconds:.0f}")
-    return table
-
-
-def sharing_table(result: SchedulerResult) -> Table:
-    """Return what an operation of the model costs beside a thread that takes requests in."""
-    table = Table(title="an operation beside a thread that takes in requests of 5,000 tokens", title_justify="left")
-    for heading in ("switch interval, us", "us", "requests/s"):
-        table.add_column(heading, justify="right")
-    for cost in result.sharing:
-        interval = "alone" if cost.switch_interval_s is None else f"{cost.switch_interval_s * 1e6:.0f}"
-        table.add_row(interval, f"{cost.operation_microseconds:.0f}", f"{cost.requests_per_s:.0f}")
     return table

@@ -11,6 +11,8 @@ from elmas.cache.speeds import Channel, PrefillSpeed
 
 _MIN_PARTIAL_BLOCKS = 4
 _MIN_PARTIAL_TOKENS = 256
+_SLOWEST_HELP = 2.0
+"""A disk that takes so many times as long as computing does can still bring a third of the blocks."""
 _PROBE_INTERVAL = 64
 """Every so many refusals in a row, a few blocks are read all the same: else a disk that recovered would stay unused."""
 
@@ -96,6 +98,14 @@ class CostModel:
         if not self._reads.is_measured:
             return None
         return self._reads.latency_s + (queued_bytes + n_bytes) * self._reads.s_per_byte
+
+    def is_disk_a_help(self, n_bytes: int, n_tokens: int) -> bool:
+        """Return whether the disk reads blocks of so many bytes and tokens fast enough, beside what computes them, to
+        take a good part of the work. True while a speed is unknown."""
+        computed_s = self._prefill.seconds(0, n_tokens)
+        if computed_s is None or not self._reads.is_measured:
+            return True
+        return n_bytes * self._reads.s_per_byte < _SLOWEST_HELP * computed_s
 
     def should_wait(self, bytes_ahead: int, n_bytes: int, first_token: int, n_tokens: int) -> bool:
         """Return whether a request whose turn has come should wait for `n_bytes` that are still being read.

@@ -45,7 +45,7 @@ class Sessions:
         self.is_behind_device = is_behind_device
         """Whether a cache on the device holds what is new for a while."""
         self.takes_all_new = False
-        """Whether nothing new is refused: what goes on to the disk passes through host memory."""
+        """Whether nothing new is refused: what goes on to a disk that is worth it passes through host memory."""
         self.now_s = 0.0
         self.n_arrivals = 0
         self.generation: NDArray[np.int64] = np.full(n_slots, NO_SESSION, dtype=np.int64)

@@ -63,14 +63,7 @@ def scheduler(
 
     os.environ.update(VLLM_LOGGING_LEVEL="ERROR", HF_HUB_OFFLINE="1")
     from elmas.bench.arms import ensure_tiny_model, write_json
-    from elmas.bench.scheduler import (
-        disk_table,
-        eviction_table,
-        measure_scheduler,
-        request_table,
-        sharing_table,
-        step_table,
-    )
+    from elmas.bench.scheduler import disk_table, eviction_table, measure_scheduler, request_table, step_table
 
     if model == _TINY:
         ensure_tiny_model(model)
@@ -81,7 +74,6 @@ def scheduler(
     console.print(step_table(result))
     console.print(disk_table(result))
     console.print(eviction_table(result))
-    console.print(sharing_table(result))
     print(f"written: {result_dir / 'scheduler.json'}")
     if not result.within_budget:
         typer.echo("over budget", err=True)

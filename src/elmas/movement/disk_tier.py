@@ -46,6 +46,10 @@ _MOST_RUNS_PER_READ = 8
 """A read is ordered as a whole where the disk takes no longer than this for it: fewer orders cost less of the engine's
 time, and a slow disk is not tied down for somebody who has gone on."""
 
+_WRITE_SHARE, _WRITE_SHARE_OF_SLOW = 0.5, 0.1
+_RUNS_PER_WRITE = 2
+"""Fewer, larger writes cost less of the engine's time."""
+
 _TURNS_PER_STEP = 16
 
 _SOON_S = 0.5
@@ -124,7 +128,7 @@ class DiskTier:
             index,
             host,
             record_bytes=limits.row_bytes,
-            max_run_records=limits.max_run_records,
+            max_run_records=_RUNS_PER_WRITE * limits.max_run_records,
             max_queued=host.index.n_rows,
             rate_bytes_per_s=limits.write_rate_bytes_per_s,
             bytes_per_day=limits.write_bytes_per_day,
@@ -230,6 +234,21 @@ class DiskTier:
     def is_waiting(self, request: str) -> bool:
         """Return whether the request should step aside because it is being read for."""
         return request in self._first_missing_token
+
+    @property
+    def write_share(self) -> float:
+        """Share of the disk's speed that is written at most where no rate was given. What is written to a disk that is
+        no help while the server runs is for its next start, and for sessions that return late."""
+        return _WRITE_SHARE if self.is_worth_a_row else _WRITE_SHARE_OF_SLOW
+
+    @property
+    def is_worth_a_row(self) -> bool:
+        """Whether what host memory would refuse should pass through it, to be written. That costs copies, and what has
+        to go for it, so not for a disk that is much slower than computing. What host memory keeps is written anyway."""
+        limits = self._limits
+        if not limits.writes:
+            return False
+        return not limits.judges_cost or self._costs.is_disk_a_help(limits.row_bytes, limits.block_tokens)
 
     @property
     def n_waiting(self) -> int:

@@ -21,7 +21,7 @@ from elmas.movement.host_tier import HostTier
 WRITE_DEADLINE_S = 120.0
 """What every pin has; the rows of a write stay pinned until it ends, however long that takes."""
 
-_MOST_WRITES = 4
+_MOST_WRITES = 2
 """Writes handed out at once: the writer has work until the next step, and a read never waits for more than one."""
 
 _FIRST_PAUSE_S, _LONGEST_PAUSE_S = 1.0, 60.0

@@ -57,8 +57,10 @@ class DiskSpeed:
 class VirtualDisk:
     """Carries out a disk tier's orders in virtual time, as the server's I/O threads do, without content."""
 
-    def __init__(self, tier: DiskTier, costs: CostModel, speed: DiskSpeed, row_bytes: int, write_share: float) -> None:
-        """`write_share` of the disk's speed is what is written at most, unless the tier was given a rate."""
+    def __init__(
+        self, tier: DiskTier, costs: CostModel, speed: DiskSpeed, row_bytes: int, limits_own_rate: bool
+    ) -> None:
+        """`limits_own_rate`: the tier was not given a rate, and writes at most its share of the disk's speed."""
         self.tier = tier
         self.n_bytes_read = 0
         self.n_bytes_written = 0
@@ -71,7 +73,9 @@ class VirtualDisk:
         self._writes_free_s = 0.0
         self._write_done: deque[tuple[float, int]] = deque()
         costs.set_read_rate(speed.read_bytes_per_s)
-        tier.write_back.limit_rate(write_share * speed.write_bytes_per_s, 0.0)
+        self._limits_own_rate = limits_own_rate
+        if not limits_own_rate:
+            tier.write_back.limit_rate(speed.write_bytes_per_s, 0.0)
 
     @property
     def is_reading(self) -> bool:
@@ -95,6 +99,8 @@ class VirtualDisk:
             tier.read_done(read.number, np.ones(read.run.n_records, dtype=np.bool_), False, now_s)
         while self._write_done and self._write_done[0][0] <= now_s:
             tier.write_back.done(self._write_done.popleft()[1], False, now_s)
+        if self._limits_own_rate:
+            tier.write_back.limit_rate(tier.write_share * self._speed.write_bytes_per_s, now_s)
         tier.look(now_s)
         cancelled = set(tier.take_cancelled())
         if cancelled:

@@ -30,7 +30,6 @@ _STORE_SHARE = 0.25
 """Share of the device's blocks that may wait for their copy to host memory."""
 
 _RUN_BYTES = 8 << 20
-_WRITE_SHARE = 0.5
 _SEEN_BLOCKS = 1 << 20
 _SEEN_TAILS = 1 << 16
 
@@ -89,7 +88,6 @@ class Tiers:
         self._checked_s = 0.0
         self._waited: list[str] = []
         if plan.disk is not None:
-            self.sessions.takes_all_new = True
             self.disk = self._open_disk(plan.disk, plan.policy)
 
     def _open_disk(self, plan: DiskPlan, policy: str) -> VirtualDisk:
@@ -111,8 +109,8 @@ class Tiers:
         seen, tails = SeenBlocks(_SEEN_BLOCKS), SeenBlocks(_SEEN_TAILS)
         tier = DiskTier(index, self.host, self.costs, seen, tails, limits, 0.0)
         tier.on_wait_over = self._waited.append
-        write_share = _WRITE_SHARE if plan.write_rate_bytes_per_s is None else 1.0
-        return VirtualDisk(tier, self.costs, plan.speed, self._block_bytes, write_share)
+        limits_own_rate = plan.write_rate_bytes_per_s is None
+        return VirtualDisk(tier, self.costs, plan.speed, self._block_bytes, limits_own_rate)
 
     # A request's life
 
@@ -202,6 +200,7 @@ class Tiers:
         """A step is about to be scheduled. Without other work, requests that wait for the disk are asked to decide."""
         if self.disk is None:
             return
+        self.sessions.takes_all_new = self.disk.tier.is_worth_a_row
         self.disk.pump(now_s)
         if not has_other_work and self.disk.tier.n_waiting:
             self.disk.tier.take_turns(now_s)

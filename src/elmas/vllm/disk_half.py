@@ -53,8 +53,6 @@ _NONE_HASH_WAIT_S = 600.0
 _CLOSE_S = 2.0
 
 _LEAST_WRITE_RATE = 8 << 20
-_WRITE_SHARE = 0.5
-"""Share of the measured write speed that is used when no rate was given."""
 
 
 @dataclass(frozen=True)
@@ -237,7 +235,7 @@ class DiskHalf:
         write_rate = self._costs.write_rate()
         if write_rate is not None:
             if self._limits_own_rate:
-                tier.write_back.limit_rate(max(_LEAST_WRITE_RATE, _WRITE_SHARE * write_rate), now_s)
+                tier.write_back.limit_rate(max(_LEAST_WRITE_RATE, tier.write_share * write_rate), now_s)
             if self._costs.read_rate() is None:
                 self._costs.set_read_rate(write_rate)  # until the first read shows better
 

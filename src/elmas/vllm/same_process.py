@@ -1,8 +1,7 @@
 """What has been copied is known at once where both halves of the connector live in one process, as with one GPU.
 
 Otherwise the scheduler hears of it with the output of the step in which a worker looked, a step or two later. Until
-then a request whose blocks are there does not begin, and device blocks whose copies have ended stay taken. So the
-scheduler asks before each step, and from the first time on the worker leaves what has ended to it.
+then a request whose blocks are there does not begin, and device blocks whose copies have ended stay taken.
 """
 
 from weakref import WeakValueDictionary
@@ -10,7 +9,6 @@ from weakref import WeakValueDictionary
 from vllm.v1.outputs import KVConnectorOutput
 
 from elmas.tiers.host import RegionHandle
-from elmas.vllm.threads import share_fairly
 from elmas.vllm.worker_half import WorkerHalf
 
 _WORKERS: WeakValueDictionary[RegionHandle, WorkerHalf] = WeakValueDictionary()
@@ -27,9 +25,6 @@ def ended_copies(region: RegionHandle) -> KVConnectorOutput | None:
     worker = _WORKERS.get(region)
     if worker is None:
         return None
-    if not worker.is_asked:
-        worker.is_asked = True
-        share_fairly()
     loads = worker.ended_loads()
     confirmations = worker.confirmations()
     if not loads and confirmations is None:

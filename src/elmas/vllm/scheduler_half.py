@@ -115,7 +115,6 @@ class SchedulerHalf:
         self.tier = HostTier(index, self._n_ranks, max(1, int(n_device_blocks * STORE_SHARE)))
         self._session_half = SessionHalf(self.sessions, self._settings.hints, self.tier.counts)
         if self._make_disk is not None:
-            self.sessions.takes_all_new = self._settings.disk_write
             self.disk = self._make_disk(self.tier, handshakes, self.costs, self.sessions)
 
     # A request's life
@@ -217,7 +216,7 @@ class SchedulerHalf:
         now_s = time.monotonic()
         if self.disk.tier is not None:
             self.disk.tier.on_wait_over = self.on_disk_wait_over
-        self.disk.pump(now_s)
+        self._pump(now_s)
         if self.disk.tier is not None and not has_other_work and self.disk.tier.n_waiting:
             self.disk.tier.take_turns(now_s)
 
@@ -262,7 +261,7 @@ class SchedulerHalf:
         if self.disk is not None and not self.is_off:
             if not scheduled and self.disk.is_reading:
                 self.disk.wait_for_any(IDLE_WAIT_S)
-            self.disk.pump(time.monotonic())
+            self._pump(time.monotonic())
 
     def step_done(self) -> None:
         """The oldest step under way is done: its time tells what computing costs."""
@@ -376,6 +375,13 @@ class SchedulerHalf:
         if disk.is_waiting(request_id):
             disk.take_turn(request_id, 0, now_s)
         return disk.is_waiting(request_id)
+
+    def _pump(self, now_s: float) -> None:
+        """Take in what the disk has done, hand out what it is to do, and ask whether new blocks go through to it."""
+        assert self.disk is not None
+        self.disk.pump(now_s)
+        if self.disk.tier is not None:
+            self.sessions.takes_all_new = self.disk.tier.is_worth_a_row
 
     def _store_completed(self, tracked: _Tracked) -> None:
         """Order copies of the blocks that were completed in earlier steps."""

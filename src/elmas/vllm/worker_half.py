@@ -37,9 +37,6 @@ class WorkerHalf:
         self._finished = Finished()
         self._orders = StepOrders()
         self._trace = Trace() if settings.trace else None
-        self.is_asked = False
-        """Whether the scheduler asks before each step what has ended. Then it is not told with a step that runs, whose
-        output it gets when the device is done with it, up to 200 ms later."""
 
     def register(self, kv_caches: dict[str, torch.Tensor]) -> None:
         """Learn where the blocks lie, map the host region and start the copy engine.
@@ -92,12 +89,10 @@ class WorkerHalf:
             self._running_engine().wait_for_all()
 
     def finished_loads(self) -> set[str]:
-        """Return the requests of whose ended asynchronous load the scheduler is to hear with this step."""
+        """Return the requests whose asynchronous load has ended since the last call, at the end of a step."""
         if self._orders.is_idle:
             # Nothing runs: wait for the copies here instead of spinning through empty steps.
             self._running_engine().wait_for_any(IDLE_WAIT_S)
-        elif self.is_asked:
-            return set()
         return self.ended_loads()
 
     def ended_loads(self) -> set[str]:
