@@ -47,6 +47,8 @@ _MOST_RUNS_PER_READ = 8
 time, and a slow disk is not tied down for somebody who has gone on."""
 
 _WRITE_SHARE, _WRITE_SHARE_OF_SLOW = 0.5, 0.1
+"""Of the speed of a disk that is a help beside computing, and of one that is too slow for that."""
+
 _RUNS_PER_WRITE = 2
 """Fewer, larger writes cost less of the engine's time."""
 
