@@ -192,6 +192,7 @@ def test_switches_write_everything_or_nothing(switches: dict[str, bool], is_writ
         (60_000.0, {}, True),
         (40_000.0, {}, False),
         (40_000.0, {"judges_cost": False}, True),
+        (40_000.0, {"admits_all": True}, True),
         (60_000.0, {"writes": False}, False),
     ],
 )

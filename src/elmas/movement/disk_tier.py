@@ -246,11 +246,16 @@ class DiskTier:
     @property
     def is_worth_a_row(self) -> bool:
         """Whether what host memory would refuse should pass through it, to be written. That costs copies, and what has
-        to go for it, so not for a disk that is much slower than computing. What host memory keeps is written anyway."""
+        to go for it, so not for a disk that is much slower than computing, unless everything is to be written or costs
+        are not to be judged. What host memory keeps is written anyway."""
         limits = self._limits
         if not limits.writes:
             return False
-        return not limits.judges_cost or self._costs.is_disk_a_help(limits.row_bytes, limits.block_tokens)
+        return (
+            limits.admits_all
+            or not limits.judges_cost
+            or self._costs.is_disk_a_help(limits.row_bytes, limits.block_tokens)
+        )
 
     @property
     def n_waiting(self) -> int:
